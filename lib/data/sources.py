@@ -1,0 +1,235 @@
+"""Rows from anywhere: a hub data set, csv/jsonl/parquet files, a folder with one file a split, or a sample.
+
+What comes out is raw rows with the place each came from ("train.csv:17"), and the lines that could not be
+read at all. No row disappears: rows in = rows out + broken lines.
+"""
+
+import codecs
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib.config import DataConfig
+from lib.recipe import Recipe, Row
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that cannot be used: where it stands, why, and what was there (shortened)."""
+
+    where: str
+    reason: str
+    value: str
+
+    @staticmethod
+    def of(where: str, reason: object, value: object) -> "Rejected":
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        return Rejected(where, str(reason), text if len(text) <= 2000 else text[:2000] + " ...")
+
+
+@dataclass(frozen=True)
+class RawRow:
+    where: str
+    """File and line, or data set and row number."""
+    values: Row
+
+
+@dataclass
+class Source:
+    """Everything that was read, by split; `train` alone when the splits are still to be made."""
+
+    name: str
+    splits: dict[str, list[RawRow]]
+    rejected: list[Rejected] = field(default_factory=list)
+    revision: str | None = None
+    """The resolved commit of a hub data set."""
+    files: dict[str, str] = field(default_factory=dict)
+    """File name -> sha256 of its bytes."""
+
+
+def load(config: DataConfig, recipe: Recipe, seed: int) -> Source:
+    """Read what `config.data` names. Raises ValueError for anything a user can cause."""
+    path = Path(config.data)
+    if config.data == "sample":
+        rows = recipe.sample(config.sample_rows, seed)
+        return Source("sample", {"train": [RawRow(f"sample row {i}", row) for i, row in enumerate(rows)]})
+    if path.is_dir():
+        return _load_files(config.data, _files_of_folder(path), recipe)
+    if path.exists() or path.suffix in SUFFIXES:
+        return _load_files(config.data, {"train": path}, recipe)
+    return _load_hub(config, recipe)
+
+
+def _files_of_folder(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for split in SPLITS:
+        files = sorted(
+            folder / (split + suffix) for suffix in SUFFIXES if (folder / (split + suffix)).is_file()
+        )
+        if len(files) > 1:
+            names = " and ".join(file.name for file in files)
+            raise ValueError(
+                f"{folder} has two files for the split {split}: {names}; keep one of them, or name one file"
+            )
+        if files:
+            found[split] = files[0]
+    if "train" not in found:
+        raise ValueError(
+            f"{folder} has no train.csv, train.jsonl or train.parquet; it holds: "
+            + (", ".join(sorted(item.name for item in folder.iterdir())[:10]) or "nothing")
+        )
+    return found
+
+
+def _load_files(name: str, files: dict[str, Path], recipe: Recipe) -> Source:
+    source = Source(name, {})
+    for split, file in files.items():
+        rows, rejected = read_file(file)
+        _require_columns(str(file), [row.values for row in rows], recipe.columns)
+        source.splits[split] = rows
+        source.rejected += rejected
+        with file.open("rb") as handle:
+            source.files[file.name] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return source
+
+
+def read_file(file: Path) -> tuple[list[RawRow], list[Rejected]]:
+    """Rows and broken lines of one .csv, .jsonl or .parquet file. Raises ValueError when it cannot be read at
+    all."""
+    readers: dict[str, Callable[[Path], Iterator[RawRow | Rejected]]] = {
+        ".csv": _read_csv,
+        ".jsonl": _read_jsonl,
+        ".parquet": _read_parquet,
+    }
+    if file.suffix not in readers:
+        raise ValueError(f"{file} is no data file; use one of {', '.join(SUFFIXES)}, a folder, or a hub id")
+    rows: list[RawRow] = []
+    rejected: list[Rejected] = []
+    try:
+        for item in readers[file.suffix](file):
+            if isinstance(item, RawRow):
+                rows.append(item)
+            else:
+                rejected.append(item)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
+    if not rows and not rejected:
+        raise ValueError(f"{file} holds no rows")
+    return rows, rejected
+
+
+def _read_jsonl(file: Path) -> Iterator[RawRow | Rejected]:
+    with file.open("rb") as handle:
+        for number, line in enumerate(handle, 1):
+            where = f"{file.name}:{number}"
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line.decode("utf-8"))
+            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+                yield Rejected.of(where, f"broken JSON: {error}", line.decode("utf-8", "replace").strip())
+                continue
+            if isinstance(values, dict):
+                yield RawRow(where, values)
+            else:
+                yield Rejected.of(where, f"a {type(values).__name__}, expected an object of columns", values)
+
+
+def _read_csv(file: Path) -> Iterator[RawRow | Rejected]:
+    csv.field_size_limit(2**31 - 1)  # the module's own limit is 128 KiB; a text of 10 MB is a legal row
+    with file.open("r", encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+        reader = csv.reader(handle, strict=True)
+        header: list[str] = []
+        end = 0  # a row of a csv spans lines: its place is the line it begins on
+        while True:
+            begin, where = end + 1, f"{file.name}:{end + 1}"
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                yield Rejected.of(where, f"broken csv: {error}", "")
+                end = reader.line_num
+                continue
+            end = reader.line_num
+            if cells is None:
+                return
+            if begin == 1 and not header:
+                header = cells
+            elif not cells:
+                continue
+            elif len(cells) != len(header):
+                yield Rejected.of(where, f"{len(cells)} cells under {len(header)} columns", cells)
+            elif any("\udc80" <= sign <= "\udcff" for cell in cells for sign in cell):
+                shown = [cell.encode("utf-8", "replace").decode() for cell in cells]
+                yield Rejected.of(where, "not UTF-8", shown)
+            else:
+                yield RawRow(where, dict(zip(header, cells, strict=True)))
+
+
+def _read_parquet(file: Path) -> Iterator[RawRow | Rejected]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{file} is no parquet file: {error}") from error
+    number = 0
+    for batch in table.iter_batches():
+        for values in batch.to_pylist():
+            yield RawRow(f"{file.name}:{number}", values)
+            number += 1
+
+
+def _require_columns(name: str, rows: list[Row], columns: tuple[str, ...]) -> None:
+    """A column that no row has is missing from the file; one that some rows lack is those rows' fault."""
+    seen: set[str] = set().union(*(row.keys() for row in rows[:1000]))
+    missing = [column for column in columns if column not in seen]
+    if rows and missing:
+        raise ValueError(
+            f"{name} lacks the column {', '.join(missing)}; it has "
+            f"{', '.join(sorted(map(str, seen))) or 'none'}; "
+            f"needed are {', '.join(columns)}"
+        )
+
+
+def _load_hub(config: DataConfig, recipe: Recipe) -> Source:
+    """A data set of the Hugging Face hub at a resolved commit. The token comes from the environment or its
+    file."""
+    if config.data.count("/") > 1 or config.data.startswith((".", "/", "~")):
+        raise ValueError(f"{config.data} does not exist; --data takes a file, a folder, a hub id or sample")
+    import datasets
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    wanted = config.revision or (recipe.revisions or {}).get(config.data, "main")
+    try:
+        commit = huggingface_hub.HfApi().dataset_info(config.data, revision=wanted, timeout=10).sha
+    except HfHubHTTPError as error:
+        raise ValueError(f"hub data set {config.data} at {wanted}: {_one_line(error)}") from error
+    except (OSError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ValueError(
+            f"{config.data} is no file here, and the hub cannot be reached ({_one_line(error)}); "
+            "give a .csv, .jsonl or .parquet file, or --data sample"
+        ) from error
+    loaded: Any = datasets.load_dataset(config.data, revision=commit)
+    source = Source(config.data, {}, revision=commit)
+    for split in (name for name in SPLITS if name in loaded):
+        rows = [RawRow(f"{config.data}/{split}:{i}", dict(row)) for i, row in enumerate(loaded[split])]
+        _require_columns(f"{config.data}/{split}", [row.values for row in rows], recipe.columns)
+        source.splits[split] = rows
+    if "train" not in source.splits:
+        raise ValueError(f"hub data set {config.data} has no split train; it has {', '.join(loaded)}")
+    return source
+
+
+def _one_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

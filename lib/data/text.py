@@ -1,0 +1,99 @@
+"""Words -> token ids under a token budget. Nothing is cut without being counted.
+
+A sequence is `[CLS] context [SEP] text [SEP]`, turns inside a part joined by `[SEP]` too. When it is too long
+the context gives way first (its end is kept, at least MIN_CONTEXT tokens of it); then the text loses its end.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MIN_CONTEXT = 16  # tokens of context that stay, however long the text is
+CHUNK = 256  # texts tokenized at once; between two chunks a stop request is seen
+
+Tokens = np.ndarray  # (length,) int32
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """One encoded sequence and how many tokens it lost."""
+
+    ids: Tokens
+    context_cut: int
+    text_cut: int
+
+
+@dataclass(frozen=True)
+class Specials:
+    """The ids that frame a sequence; empty where a tokenizer has none."""
+
+    start: list[int]
+    separator: list[int]
+    pad: int
+
+
+def prepare_tokenizer(tokenizer: Any) -> Any:
+    """Switch off what a tokenizer file may have baked in: padding, truncation, and reading "[SEP]" in a row's
+    text as the special token."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = True
+    return tokenizer
+
+
+def specials_of(tokenizer: Any) -> Specials:
+    """The framing tokens. Raises ValueError for a tokenizer with no separator at all."""
+    start = next((i for i in (tokenizer.cls_token_id, tokenizer.bos_token_id) if i is not None), None)
+    separator = next((i for i in (tokenizer.sep_token_id, tokenizer.eos_token_id) if i is not None), None)
+    if separator is None:
+        raise ValueError("the tokenizer has neither a separator nor an end token; use another --model")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else separator
+    return Specials([] if start is None else [start], [separator], pad)
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """sha256 of everything the tokenizer does."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def tokenize(tokenizer: Any, texts: list[str], between: Callable[[], None] = lambda: None) -> list[Tokens]:
+    """Ids of each text, no special tokens. `between` runs between chunks and may raise to stop."""
+    found: list[Tokens] = []
+    for first in range(0, len(texts), CHUNK):
+        between()
+        chunk = [text.encode("utf-8", "replace").decode("utf-8") for text in texts[first : first + CHUNK]]
+        encodings = tokenizer.backend_tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+        found += [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+    return found
+
+
+def join_turns(turns: list[Tokens], separator: list[int]) -> Tokens:
+    """Turns in order, a separator between each two."""
+    parts: list[Tokens] = []
+    for turn in turns:
+        parts += [np.asarray(separator, dtype=np.int32), turn] if parts else [turn]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
+
+
+def fit(context: Tokens | None, text: Tokens, specials: Specials, max_length: int) -> Budgeted:
+    """Frame and cut one sequence to at most `max_length` tokens."""
+    frame = len(specials.start) + len(specials.separator) * (1 if context is None else 2)
+    room = max_length - frame
+    size = 0 if context is None else len(context)
+    keep_context = min(size, max(room - len(text), min(MIN_CONTEXT, room)))
+    keep_text = min(len(text), room - keep_context)
+    start, separator = np.array(specials.start, np.int32), np.array(specials.separator, np.int32)
+    parts = [start]
+    if context is not None:
+        parts += [context[size - keep_context :], separator]
+    parts += [text[:keep_text], separator]
+    return Budgeted(np.concatenate(parts).astype(np.int32), size - keep_context, len(text) - keep_text)
+
+
+def smallest_length(specials: Specials) -> int:
+    """The shortest `max_length` that leaves room for the least context and one token of text."""
+    return len(specials.start) + 2 * len(specials.separator) + MIN_CONTEXT + 1

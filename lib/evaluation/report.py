@@ -1,0 +1,250 @@
+"""A finished run -> report.html: one page that needs nothing beside it, on a screen, a phone or paper.
+
+What a run does not have (labels, probabilities, a log) is left out. Texts of a data set are hostile: the
+template escapes everything but our own plots, and the page's policy forbids scripts and requests.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lib import recipe as recipes
+from lib.config import Config, flatten, to_dict
+from lib.files import read_json, read_lines, write_text
+from lib.recipe import Example, Prediction, Recipe
+from lib.runs.folder import FORMAT, RunFolder
+
+if TYPE_CHECKING:  # matplotlib takes a second to import
+    from matplotlib.axes import Axes
+
+MOST_MISTAKES = 10
+MOST_POINTS = 1000  # of one curve: more cannot be told apart and make the page heavy
+NO_TEXT = ("id", "group", "label", "notes")  # what an example holds beside texts
+
+# Stand-ins in the plot -> the page's own colours, so that one plot serves the light and the dark page.
+TEXT, LINE, FAINT, ACCENT, ALARM = "#010101", "#020202", "#030303", "#040404", "#050505"
+IN_THE_PAGE = ("currentColor", "var(--line)", "var(--faint)", "var(--accent)", "var(--alarm)")
+WIDTHS = {"wide": 7.6, "narrow": 4.0}  # inches: shrinking one plot to a phone would make its words too small
+
+
+def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
+    """Write `report.html` into the run folder; `examples` are the rows of each split, with their texts."""
+    config, record, scores = folder.config(), folder.record(), read_json(folder.path / "scores.json")
+    recipe = recipes.load(config.recipe)
+    rejected = folder.path / "rejected.jsonl"
+    page = _render(
+        config=config,
+        record=record,
+        run=folder.path.name,
+        begun=_begun(folder.path.name),
+        took=timedelta(seconds=round(record.get("training_seconds", 0))),
+        scores=scores,
+        better=recipe.better,
+        warnings=_warnings(scores),
+        curves=_curves(read_lines(folder.metrics) if folder.metrics.exists() else [], recipe),
+        mistakes=_mistakes(folder, scores, examples),
+        rejected=read_lines(rejected)[:5] if rejected.exists() else [],
+        settings=_settings(config, recipe),
+    )
+    path = folder.path / "report.html"
+    write_text(path, page.encode("utf-8", "replace").decode())  # half an emoji in a text is no valid UTF-8
+    return path
+
+
+def _render(**values: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # not chosen by the file's suffix: .jinja would mean off
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(values)
+
+
+def _begun(name: str) -> str | None:
+    """20231215_120000-name -> 2023-12-15 12:00; None when the folder was given another name."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.strptime(name.partition("-")[0], FORMAT))
+    except ValueError:
+        return None
+
+
+def _warnings(scores: dict[str, Any]) -> dict[str, list[str]]:
+    """Each warning once, with the splits it holds for."""
+    found: dict[str, list[str]] = {}
+    for split, summary in scores["splits"].items():
+        for warning in summary["warnings"]:
+            found.setdefault(warning, []).append(split)
+    return found
+
+
+def _settings(config: Config, recipe: Recipe) -> list[list[tuple[str, Any, Any]]]:
+    """(dotted key, value, what the recipe says), one list for each part of the configuration."""
+    own = flatten(to_dict(recipe.config))
+    parts: dict[str, list[tuple[str, Any, Any]]] = {"": []}  # what belongs to no part comes first
+    for key, value in flatten(to_dict(config)).items():
+        parts.setdefault(key.rpartition(".")[0], []).append((key, value, own[key]))
+    return list(parts.values())
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """The false predictions of one split, and what the model had read in the worst of them."""
+
+    split: str
+    labels: list[str]
+    num_rows: int
+    num_false: int
+    worst: list[tuple[Prediction, list[tuple[str, list[str]]]]]
+    """(prediction, [(name of a text, its turns)])"""
+
+
+def _mistakes(
+    folder: RunFolder, scores: dict[str, Any], examples: dict[str, list[Example]]
+) -> Mistakes | None:
+    """Of test, of validation when there is no test; the lowest probability on the true class first. None when
+    predictions, labels or probabilities are missing."""
+    split = next((name for name in ("test", "validation") if folder.predictions(name).exists()), "")
+    labels = scores["splits"].get(split, {}).get("labels")
+    rows: list[Prediction] = read_lines(folder.predictions(split)) if labels else []
+    if not rows or not all("label" in row and "probabilities" in row for row in rows):
+        return None
+    false = [row for row in rows if row["prediction"] != row["label"]]
+    false.sort(key=lambda row: row["probabilities"][row["label"]])
+    read = {example["id"]: example for example in examples.get(split, [])}
+    worst = [(row, list(_passages(read.get(row["id"], {})))) for row in false[:MOST_MISTAKES]]
+    return Mistakes(split, labels, len(rows), len(false), worst)
+
+
+def _passages(example: Example) -> Iterator[tuple[str, list[str]]]:
+    """(name, turns) of every text in an example: the context, text A, text B ..."""
+    values: dict[str, Any] = {key: value for key, value in example.items() if key not in NO_TEXT}
+    for name, value in values.items():
+        if isinstance(value, str):
+            yield name, [value]
+        elif all(isinstance(turn, str) for turn in value):
+            yield name, value
+        else:
+            for place, turns in enumerate(value):
+                yield f"{name.removesuffix('s')} {chr(ord('A') + place)}", turns
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What metrics.jsonl says of the training, and its plots."""
+
+    train: dict[str, list[float]]
+    """step, loss, lr"""
+    window: int
+    """How many steps one point of the smoothed line is the mean of."""
+    score: str | None
+    validation: list[tuple[int, float]]
+    """(step, first score)"""
+    best: tuple[int, float] | None
+    skipped: list[dict[str, Any]]
+    plots: dict[str, Any] = field(default_factory=dict)
+    """wide, narrow -> SVG"""
+
+
+def _curves(lines: list[dict[str, Any]], recipe: Recipe) -> Curves | None:
+    """None when no step was recorded."""
+    kinds: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "skipped": []}
+    for line in lines:
+        kinds.setdefault(line["kind"], []).append(line)
+    if not kinds["train"]:
+        return None
+    train = {key: [float(line[key]) for line in kinds["train"]] for key in ("step", "loss", "lr")}
+    score = next((name for line in kinds["validation"] for name in line["scores"]), None)
+    points = [(line["step"], line["scores"][score]) for line in kinds["validation"]]
+    choose = min if recipe.better == "lower" else max
+    best = choose(points, key=lambda point: point[1], default=None)
+    window = max(1, len(kinds["train"]) // 20) | 1  # odd, so that it has a middle
+    curves = Curves(train, window, score, points, best, kinds["skipped"])
+    curves.plots.update({name: _plot(curves, width) for name, width in WIDTHS.items()})
+    return curves
+
+
+def _plot(curves: Curves, width: float) -> Any:
+    """Training loss, validation score and learning rate above one axis of steps, as inline SVG."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    heights = [3, 2, 1] if curves.best else [3, 1]
+    figure = Figure(figsize=(width, 0.9 * sum(heights) + 0.6), layout="constrained", facecolor="none")
+    loss, *middle, rate = figure.subplots(len(heights), sharex=True, height_ratios=heights)
+    _plot_loss(loss, curves)
+    if curves.best:
+        steps, values = zip(*curves.validation, strict=True)
+        middle[0].plot(steps, values, "o-", color=ACCENT, markersize=4, linewidth=1.2)
+        middle[0].plot(*curves.best, "o", markersize=11, markerfacecolor="none", color=ALARM)
+        middle[0].margins(y=0.2)  # room for the ring
+        _dress(middle[0], f"validation {curves.score}")
+    rate.plot(curves.train["step"], curves.train["lr"], color=TEXT, linewidth=1)
+    highest = max(curves.train["lr"])
+    rate.set_yticks([0, highest], ["0", f"{highest:.3g}"])
+    _dress(rate, "learning rate")
+    rate.set_xlabel("optimizer step", color=TEXT, fontsize=10)
+    rate.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    drawn = StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"width {width}"}):
+        FigureCanvasSVG(figure).print_svg(drawn)
+    return _inline(drawn.getvalue())
+
+
+def _plot_loss(axes: "Axes", curves: Curves) -> None:
+    steps, losses = np.array(curves.train["step"]), np.array(curves.train["loss"])
+    shown = _thinned(losses)
+    kind = "." if len(shown) == len(steps) else "-"
+    axes.plot(steps[shown], losses[shown], kind, markersize=4, linewidth=0.7, color=FAINT)
+    axes.plot(steps, _smoothed(losses, curves.window), color=ACCENT, linewidth=1.6)
+    places = [line["step"] for line in curves.skipped]
+    axes.plot(places, [0.05] * len(places), "x", color=ALARM, transform=axes.get_xaxis_transform())
+    _dress(axes, "training loss")
+
+
+def _dress(axes: "Axes", title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10, color=TEXT)
+    axes.tick_params(labelsize=9, labelcolor=TEXT, color=LINE)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.patch.set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    """Places of the lowest and highest value of each stretch (no spike is lost); all, when they are few."""
+    if len(values) <= MOST_POINTS:
+        return np.arange(len(values))
+    stretches = np.array_split(np.arange(len(values)), MOST_POINTS // 2)  # two points of each are kept
+    ends = [part[find(values[part])] for part in stretches for find in (np.argmin, np.argmax)]
+    return np.unique(ends)
+
+
+def _smoothed(values: np.ndarray, window: int) -> np.ndarray:
+    """The mean over `window` values around each one; over fewer at the ends."""
+    sums, places = np.concatenate([[0], values.cumsum()]), np.arange(len(values))
+    low, high = np.maximum(places - window // 2, 0), np.minimum(places + window // 2 + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def _inline(svg: str) -> Any:
+    """An SVG file -> an element of the page: its colours, its font, no other site's name."""
+    from markupsafe import Markup
+
+    box, body = re.findall(r'viewBox="[^"]*"', svg)[0], svg[svg.index("<defs>") :]
+    body = re.sub(r' font-family: [^;"]*;| id="[\w.]+_\d+"(?=>)', "", body)
+    for stand_in, colour in zip((TEXT, LINE, FAINT, ACCENT, ALARM), IN_THE_PAGE, strict=True):
+        body = body.replace(stand_in, colour)
+    return Markup(f'<svg {box} role="img" aria-label="training curves">{body}')

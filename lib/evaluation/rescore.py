@@ -1,0 +1,86 @@
+"""Score a finished run once more, in a fresh process, from its best checkpoint: the same rows, or others."""
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lib import recipe as recipes
+from lib.config import Config
+from lib.data import sources, splits
+from lib.evaluation import scoring
+from lib.exits import RepeatsError
+from lib.files import read_json, write_json
+from lib.recipe import Example, Recipe
+from lib.runs import resume
+from lib.runs.folder import FORMAT, RunFolder
+from lib.runs.prepare import encode, token_budget_of
+from lib.tasks import make as make_task
+from lib.training import checkpoint, dist
+from lib.training.signals import StopFlag
+
+OTHER = "data"  # the split name of rows given by --data
+
+
+def rescore(run: Path, split: str, data: str | None, threads: int | None) -> dict[str, Any]:
+    """Scores of `split`, or of every row of `data`, written with the predictions into a folder of their own
+    under the run's `evaluations/`. Threads default to what training used, so that the scores are the same
+    bits. Raises ValueError (no such run, bad rows), CheckError (rows changed, rows seen in training)."""
+    folder = RunFolder(run)
+    config = folder.config()
+    recipe = recipes.load(config.recipe)
+    best = best_checkpoint(folder)
+    stop = StopFlag()
+    world = dist.setup(threads or folder.record()["environment"]["threads"])
+    config = replace(config, optim=replace(config.optim, token_budget=token_budget_of(best)))
+    task = make_task(recipe, config, best)
+    examples = _examples(config, recipe, folder)
+    if data is not None:
+        split = OTHER
+        examples[OTHER] = _other_rows(config, recipe, data, examples["train"])
+    into = RunFolder(folder.path / "evaluations" / time.strftime(FORMAT))
+    into.path.mkdir(parents=True)
+    encode(task, {split: examples[split]}, into, stop)
+    scores = scoring.score(config, recipe, task, into, best, examples, (split,), world, stop)
+    shutil.rmtree(into.encoded)
+    write_json(into.path / "scores.json", scores | {"data": data})
+    return {"folder": str(into.path), "scores": scores["splits"][split], "said": _said_before(folder, split)}
+
+
+def best_checkpoint(folder: RunFolder) -> Path:
+    """The best checkpoint, verified. Raises ValueError when there is none, RepeatsError when it is
+    damaged."""
+    link = folder.checkpoints / "best"
+    best = (link if link.exists() else folder.checkpoints / "last").resolve()
+    if not best.is_dir():
+        raise ValueError(f"{folder.path} has no checkpoint yet; let the run reach its first evaluation")
+    problem = checkpoint.verify(best)
+    if problem:
+        raise RepeatsError(f"{best} is not used: {problem}")
+    return best
+
+
+def _examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str, list[Example]]:
+    """The run's own rows, as they were."""
+    source = sources.load(config.data, recipe, config.optim.seed)
+    examples = splits.complete(splits.make(source, recipe), config.data)
+    before = folder.record()["fingerprints"]
+    resume.check_fingerprints({key: before[key] for key in ("data", "split")}, examples.fingerprints())
+    return examples.splits
+
+
+def _other_rows(config: Config, recipe: Recipe, data: str, train: list[Example]) -> list[Example]:
+    source = sources.load(replace(config.data, data=data), recipe, config.optim.seed)
+    found = splits.make(source, recipe)
+    splits.refuse_rejected(found, config.data)
+    rows = [row for split in found.splits.values() for row in split]
+    splits.refuse_doubled_ids({OTHER: rows})
+    splits.refuse_leaks({"train": train, OTHER: rows})
+    return rows
+
+
+def _said_before(folder: RunFolder, split: str) -> dict[str, Any] | None:
+    """What training reported for this split, if it did."""
+    path = folder.path / "scores.json"
+    return read_json(path)["splits"].get(split) if path.exists() else None

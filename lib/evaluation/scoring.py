@@ -1,0 +1,44 @@
+"""A checkpoint and some encoded rows -> scores beside their baselines: after training, and again in
+evaluate.py."""
+
+from pathlib import Path
+from typing import Any
+
+from lib.config import Config
+from lib.data import rows as encoded_rows
+from lib.evaluation import evaluate, summary
+from lib.files import write_lines
+from lib.models.placement import place
+from lib.recipe import Example, Recipe
+from lib.runs.folder import RunFolder
+from lib.task import Task
+from lib.training import precision
+from lib.training.dist import World
+from lib.training.signals import StopFlag
+
+
+def score(
+    config: Config,
+    recipe: Recipe,
+    task: Task,
+    folder: RunFolder,
+    best: Path,
+    examples: dict[str, list[Example]],
+    splits: tuple[str, ...],
+    world: World,
+    stop: StopFlag | None,
+) -> dict[str, Any]:
+    """What scores.json holds, and predictions/<split>.jsonl written by rank 0. Every rank computes its share
+    of the encoded rows in `folder`; other ranks than 0 get no splits back."""
+    precision_name = precision.resolve(config.optim.precision, world.device)
+    model = place(task.build(best), world.device, precision_name)
+    found: dict[str, Any] = {"checkpoint": best.name, "precision": precision_name, "splits": {}}
+    for split in splits:
+        rows = encoded_rows.load(folder.encoded / split)
+        said = evaluate.predict(model, task, rows, config.optim.token_budget, world, precision_name, stop)
+        if world.is_main:
+            beside = summary.baselines(recipe, examples["train"], examples[split])
+            found["splits"][split] = summary.summarize(recipe, said, beside)
+            folder.predictions(split).parent.mkdir(exist_ok=True)
+            write_lines(folder.predictions(split), said)
+    return found

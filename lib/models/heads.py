@@ -1,0 +1,93 @@
+"""A backbone with a small head: token vectors -> one vector a sequence -> classes."""
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from lib.data.collate import Grouped, TokenGroup
+from lib.tensor_file import write_tensors
+
+
+def pool(states: Tensor, mask: Tensor | None, how: str) -> Tensor:
+    """(sequences, length, hidden) -> (sequences, hidden), padding left out."""
+    if how == "first":
+        return states[:, 0]
+    if how == "last":
+        if mask is None:
+            return states[:, -1]
+        return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+    if mask is None:
+        return states.mean(1)
+    weights = mask.unsqueeze(-1).to(states.dtype)  # (sequences, length, 1)
+    return (states * weights).sum(1) / weights.sum(1)
+
+
+class Classifier(nn.Module):
+    """The vectors of a row's texts side by side, a hidden layer, the classes."""
+
+    def __init__(
+        self, backbone: Any, num_texts: int, num_labels: int, pooling: str, frozen: list[nn.Module], seed: int
+    ) -> None:
+        super().__init__()
+        self.backbone, self.num_texts, self.pooling = backbone, num_texts, pooling
+        self.frozen = tuple(frozen)  # a tuple: not registered a second time
+        hidden = (
+            backbone.config.hidden_size if hasattr(backbone.config, "hidden_size") else backbone.config.dim
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = nn.Sequential(
+                nn.Linear(num_texts * hidden, hidden), nn.GELU(), nn.Linear(hidden, num_labels)
+            )
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Frozen parts stay in evaluation mode: dropout there would be noise that nothing can learn from."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def vectors(self, grouped: Grouped) -> Tensor:
+        """(rows, texts, hidden) one vector a text, in float32"""
+        parts = [self._encode(group) for group in grouped.groups]
+        return torch.cat(parts)[grouped.order].view(-1, self.num_texts, parts[0].shape[-1])
+
+    def _encode(self, group: TokenGroup) -> Tensor:
+        states = self.backbone(input_ids=group.ids, attention_mask=group.mask).last_hidden_state
+        return pool(states.float(), group.mask, self.pooling)  # (sequences, hidden)
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        """(rows, texts, hidden) -> (rows, classes) in float32"""
+        return self.head(vectors.flatten(1)).float()
+
+    def forward(self, grouped: Grouped) -> Tensor:
+        """(rows, classes)"""
+        return self.logits(self.vectors(grouped))
+
+
+def save(model: Classifier, state: dict[str, Tensor], folder: Path) -> None:
+    """Write `state` (a copy of model.state_dict()): the backbone as Hugging Face keeps it, the head beside
+    it."""
+    prefix = "backbone."
+    backbone = {
+        name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
+    }
+    head = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    config = model.backbone.config
+    config.architectures = [type(model.backbone).__name__]
+    config.save_pretrained(folder / "backbone")
+    write_tensors(folder / "backbone" / "model.safetensors", backbone)
+    write_tensors(folder / "head.safetensors", head)
+
+
+def load_head(model: Classifier, folder: Path) -> None:
+    """Read the head that `save` wrote."""
+    model.head.load_state_dict(
+        {
+            key.removeprefix("head."): value
+            for key, value in safetensors.torch.load_file(folder / "head.safetensors").items()
+        }
+    )

@@ -1,0 +1,80 @@
+"""What a recipe is: one file in lib/recipes, found by its name; it holds words and lists, never a tensor.
+
+A row is a dict of the data set's own columns; an example is what a task reads. A text is a list of turns,
+joined by the tokenizer's separator.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from lib.config import Config, nearest
+
+Row = dict[str, Any]
+Scores = dict[str, float]
+
+
+class Example(TypedDict, total=False):
+    """One row, still words. `texts` are encoded one by one, each after the same `context`."""
+
+    id: str
+    group: str  # rows of one group stay on one side of every split
+    context: list[str]
+    texts: list[list[str]]
+    label: int
+    notes: list[str]  # things worth counting, e.g. "empty response"
+
+
+class Prediction(TypedDict, total=False):
+    """What a model said about one row, as plain values."""
+
+    id: str
+    label: int
+    prediction: int
+    probabilities: list[float]
+    swapped: list[float]  # the probabilities when the two texts trade places, mapped back
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    task: str
+    """The shape of problem: a module of lib/tasks."""
+    config: Config
+    columns: tuple[str, ...]
+    """Columns every row must have."""
+    labels: tuple[str, ...]
+    family: Literal["encoder", "decoder"] = "encoder"
+    """What kind of toy `--model tiny` is."""
+    sample: Callable[[int, int], list[Row]]
+    """(number of rows, seed) -> realistic, learnable rows."""
+    to_example: Callable[[Row], Example]
+    """Raises ValueError with the reason when a row is malformed."""
+    score: Callable[[Sequence[Prediction]], Scores]
+    """Plain predictions in, {"log_loss": 0.9, ...} out; the first key selects the best checkpoint."""
+    better: Literal["lower", "higher"]
+    """Which way the first score is better."""
+    features: Callable[[Example], list[float]] | None = None
+    """What a baseline without a language model may look at (lengths, say)."""
+    features_name: str = "length only"
+    swapped_labels: tuple[int, ...] | None = None
+    """For pairs: the label when the two texts trade places. None: order means something."""
+    revisions: Mapping[str, str] | None = None
+    """Hub data set -> revision, where it is known for certain."""
+    licence: str = "see the data set's page"
+
+
+def names() -> list[str]:
+    """Every recipe there is."""
+    import lib.recipes
+
+    return sorted(module.name for module in pkgutil.iter_modules(lib.recipes.__path__))
+
+
+def load(name: str) -> Recipe:
+    """The recipe of that name. Raises ValueError with the nearest known name."""
+    word = name.replace("-", "_")
+    if word not in names():
+        raise ValueError(f"unknown recipe {name!r}; {nearest(word, names())}")
+    return importlib.import_module(f"lib.recipes.{word}").RECIPE

@@ -1,0 +1,225 @@
+"""Arena preference: a prompt and two answers -> A wins, B wins, or a tie.
+
+Each answer is encoded after its prompt by one encoder; the two vectors go side by side into a small head with
+three classes. Selected by log loss; accuracy, the confusion matrix and agreement under swapping stand beside
+it.
+
+    bash launch/run.sh arena --data sample --model minilm      # two CPU ranks: see the README for time and
+    score torchrun --nproc_per_node=4 scripts/train.py arena --data lmsys/lmsys-arena-human-preference-55k \\
+        --model microsoft/deberta-v3-base                      # not measured
+"""
+
+import json
+import random
+from collections.abc import Sequence
+
+from lib.config import Config, DataConfig, ModelConfig, OptimConfig
+from lib.evaluation import metrics
+from lib.recipe import Example, Prediction, Recipe, Row, Scores
+
+CONFIG = Config(
+    recipe="arena",
+    data=DataConfig(data="sample", max_length=512),
+    model=ModelConfig(model="minilm"),
+    optim=OptimConfig(batch=32, epochs=3, lr=1e-4),
+)
+
+WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")
+COLUMNS = ("prompt", "response_a", "response_b", *WINNERS)
+LABELS = ("A wins", "B wins", "tie")
+
+# (thing, what it is for, three facts): the sample's prompts ask about a thing, good answers use its facts
+TOPICS = (
+    (
+        "sourdough bread",
+        "baking",
+        "feed the starter twice",
+        "rest the dough overnight",
+        "bake in a hot iron pot",
+    ),
+    ("a vegetable garden", "growing food", "loosen the soil", "sow peas early", "water in the morning"),
+    (
+        "a job interview",
+        "finding work",
+        "read about the company",
+        "prepare two stories",
+        "ask about the team",
+    ),
+    (
+        "the water cycle",
+        "science class",
+        "the sun evaporates water",
+        "vapour forms clouds",
+        "rain fills the rivers",
+    ),
+    (
+        "binary search",
+        "programming",
+        "sort the list",
+        "compare the middle element",
+        "halve the range each time",
+    ),
+    ("a marathon", "running", "add distance slowly", "rest one day in three", "drink before you are thirsty"),
+    ("compound interest", "saving money", "interest earns interest", "start early", "fees eat the growth"),
+    ("a chess opening", "playing chess", "fight for the centre", "develop the knights", "castle early"),
+    ("photosynthesis", "biology", "leaves catch light", "carbon dioxide becomes sugar", "oxygen is set free"),
+    ("a used car", "buying a car", "check for rust", "read the service book", "drive it on a cold engine"),
+    ("the guitar", "music", "tune it every time", "practise slow chord changes", "use a metronome"),
+    (
+        "a regular expression",
+        "text processing",
+        "anchor the pattern",
+        "escape the dots",
+        "test it on odd lines",
+    ),
+    ("the French Revolution", "history", "bread was dear", "the Bastille fell in 1789", "the king was tried"),
+    (
+        "a bicycle tyre",
+        "repair",
+        "find the leak under water",
+        "roughen the rubber",
+        "press the patch for a minute",
+    ),
+    ("a good photograph", "photography", "look for side light", "fill the frame", "focus on the eyes"),
+    (
+        "a database index",
+        "software",
+        "it speeds up look-ups",
+        "it slows down writes",
+        "keep the selective column first",
+    ),
+)
+PROMPTS = (
+    "How do I get started with {thing}?",
+    "Explain {thing} to {who} in a few sentences.",
+    "What should {who} know about {thing}?",
+    "I need {n} tips about {thing} for {use}.",
+    "Write a short note on {thing}. It is for {who}, about {use}.",
+)
+READERS = (
+    "a beginner",
+    "my niece",
+    "a colleague",
+    "a class of ten-year-olds",
+    "an impatient boss",
+    "my grandfather",
+)
+OPENERS = ("Sure.", "Good question.", "Here is what matters.", "In short:", "Happy to help!", "")
+VAGUE = (
+    "There are many opinions on this and it depends on your situation.",
+    "Some people like it and others do not.",
+    "It is an interesting subject with a long story.",
+    "You can find a lot about it if you look around.",
+    "In general one should simply do what feels right.",
+)
+REFUSALS = (
+    "I am sorry, but I cannot help with that.",
+    "As a language model I have no opinion about this.",
+    "asdf asdf. Please ask me something else.",
+    "I do not understand the question.",
+)
+
+
+def sample_rows(num_rows: int, seed: int) -> list[Row]:
+    """Prompts with a good, a vague or a useless answer on each side; the better kind wins, equal kinds tie,
+    and one verdict in 30 is a whim. Lengths say little: vague and off-topic answers ramble as well."""
+    draw = random.Random(seed)
+    return [_sample_row(number, draw) for number in range(num_rows)]
+
+
+def _sample_row(number: int, draw: random.Random) -> Row:
+    thing, use, *_ = topic = draw.choice(TOPICS)
+    prompt = draw.choice(PROMPTS).format(thing=thing, use=use, who=draw.choice(READERS), n=draw.randint(2, 9))
+    quality = [draw.randint(0, 2), draw.randint(0, 2)]
+    answers = [_sample_answer(kind, topic, draw) for kind in quality]
+    label = 2 if quality[0] == quality[1] else int(quality[1] > quality[0])
+    if draw.random() < 1 / 30:
+        label = draw.randrange(3)
+    return {
+        "id": str(number),
+        "prompt": json.dumps([f"{prompt} (question {draw.randint(100, 99999)})"]),
+        "response_a": json.dumps([answers[0]]),
+        "response_b": json.dumps([answers[1]]),
+        **{winner: int(place == label) for place, winner in enumerate(WINNERS)},
+    }
+
+
+def _sample_answer(kind: int, topic: tuple[str, ...], draw: random.Random) -> str:
+    thing, use, *facts = topic
+    if kind == 0 and draw.random() < 0.5:
+        return draw.choice(REFUSALS)
+    if kind == 0:  # fluent, and about something else
+        thing, use, *facts = draw.choice([other for other in TOPICS if other != topic])
+    sentences = draw.sample(VAGUE, draw.randint(1, 4))
+    if kind != 1:
+        sentences = [f"With {thing}, {fact}." for fact in draw.sample(facts, draw.randint(1, 3))]
+        sentences += [f"That is what counts in {use}."] * draw.randint(0, 1)
+    return " ".join([draw.choice(OPENERS), *sentences]).strip()
+
+
+def to_example(row: Row) -> Example:
+    """Kaggle's columns: turns are JSON lists in a string, and exactly one of three winner columns is 1."""
+    winners = [_flag(name, row[name]) for name in WINNERS]
+    if sum(winners) != 1:
+        said = ", ".join(f"{name}={row[name]}" for name in WINNERS)
+        raise ValueError(
+            f"{'no winner' if not sum(winners) else 'more than one winner'} ({said}); exactly one is 1"
+        )
+    prompt, first, second = (_turns(name, row[name]) for name in ("prompt", "response_a", "response_b"))
+    empty = [not "".join(turns).strip() for turns in (first, second)]
+    notes = ["empty response"] * sum(empty) + ["A equal to B"] * (first == second)
+    example = Example(group="\n".join(prompt), context=prompt, texts=[first, second], notes=notes)
+    example["label"] = winners.index(1)
+    if row.get("id") not in (None, ""):
+        example["id"] = str(row["id"])
+    return example
+
+
+def _flag(name: str, value: object) -> int:
+    if str(value).strip() in ("0", "1", "0.0", "1.0", "False", "True"):
+        return int(str(value).strip() in ("1", "1.0", "True"))
+    raise ValueError(f"{name} is {value!r}; it must be 0 or 1")
+
+
+def _turns(name: str, value: object) -> list[str]:
+    """The turns of one side; a turn that is null (real rows have some) is an empty text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name} is no JSON list of turns: {error}") from error
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {type(value).__name__}, expected a list of turns")
+    for place, turn in enumerate(value):
+        if turn is not None and not isinstance(turn, str):
+            raise ValueError(f"{name}, turn {place + 1}, is {turn!r}, expected text")
+    return [turn or "" for turn in value]
+
+
+def score(predictions: Sequence[Prediction]) -> Scores:
+    return {
+        "log_loss": metrics.log_loss(predictions),
+        "accuracy": metrics.accuracy(predictions),
+        "swap_agreement": metrics.swap_agreement(predictions),
+    }
+
+
+def features(example: Example) -> list[float]:
+    """Lengths alone: what a judge who likes long answers would see."""
+    first, second = (float(sum(map(len, turns))) for turns in example["texts"])
+    return [(first - second) / 1000, abs(first - second) / 1000, (first - second) / (first + second + 1)]
+
+
+RECIPE = Recipe(
+    task="classify",
+    config=CONFIG,
+    columns=COLUMNS,
+    labels=LABELS,
+    sample=sample_rows,
+    to_example=to_example,
+    score=score,
+    better="lower",
+    features=features,
+    swapped_labels=(1, 0, 2),
+    licence="sample: generated here; lmsys: see the data set's page",
+)

@@ -1,0 +1,233 @@
+"""The table of contents: every piece of a run is made and joined here and nowhere else."""
+
+import shutil
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from lib import recipe as recipes
+from lib.config import Config
+from lib.data import rows as encoded_rows
+from lib.data.collate import PADDING
+from lib.data.loader import Loader, evaluation_batches
+from lib.data.rows import Rows
+from lib.evaluation import evaluate, scoring, summary
+from lib.evaluation.report import write_report
+from lib.exits import CRASHED, DONE, code_of
+from lib.files import write_json
+from lib.models import backbone
+from lib.models.freezing import frozen_names
+from lib.models.placement import place
+from lib.recipe import Recipe, Scores
+from lib.runs.folder import RunFolder
+from lib.runs.prepare import Prepared, checkpoint_path, prepare, read_examples
+from lib.task import Task
+from lib.tasks import make as make_task
+from lib.tracking import Tracker, clock
+from lib.training import checkpoint, dist, loop, memory, precision
+from lib.training.dist import World
+from lib.training.engine import Ddp, freeze_unused
+from lib.training.signals import StopFlag
+
+
+def train(config: Config) -> int:
+    """One run from rows to report. Raises what lib.exits knows; returns 0."""
+    stop = StopFlag()
+    world = dist.setup(config.compute.threads)
+    try:
+        return _train(config, world, stop)
+    finally:
+        dist.leave()
+
+
+def _train(config: Config, world: World, stop: StopFlag) -> int:
+    if config.optim.batch < world.size:
+        raise ValueError(
+            f"--batch {config.optim.batch} is smaller than {world.size} ranks; use at least {world.size}"
+        )
+    recipe = recipes.load(config.recipe)
+    precision_name = precision.resolve(config.optim.precision, world.device)
+    held: list[RunFolder] = []  # rank 0 keeps the lock
+
+    def on_rank_0() -> dict[str, Any]:
+        folder, prepared = prepare(config, recipe, world, precision_name, stop)
+        held.append(folder)
+        return asdict(prepared)
+
+    prepared = Prepared(**dist.on_main(on_rank_0))
+    folder = held[0] if held else RunFolder(Path(prepared.folder))
+    tracker = Tracker(folder.path, config.tracking, world)
+    try:
+        for line in (f"run folder {folder.path} (report.html in it when done)", str(world), *prepared.facts):
+            tracker.say(line)
+        config = with_token_budget(config, prepared.token_budget)
+        parts = _assemble(
+            config, recipe, folder, checkpoint_path(prepared), world, precision_name, stop, tracker
+        )
+        progress = loop.train(parts, _progress(checkpoint_path(prepared)))
+        _finish(parts, recipe, folder, progress)
+    except BaseException as error:
+        code = code_of(error)
+        tracker.say(f"run {folder.path} ends with exit code {code}: {error}")
+        if code == CRASHED:
+            tracker.log(traceback.format_exc())
+        if world.is_main:
+            folder.write_status(phase="ended", exit_code=code)
+        raise
+    finally:
+        tracker.close()
+        folder.unlock()
+    return DONE
+
+
+def with_token_budget(config: Config, token_budget: int) -> Config:
+    return replace(config, optim=replace(config.optim, token_budget=token_budget))
+
+
+def _assemble(
+    config: Config,
+    recipe: Recipe,
+    folder: RunFolder,
+    begin: Path | None,
+    world: World,
+    precision_name: str,
+    stop: StopFlag,
+    tracker: Tracker,
+) -> loop.Parts:
+    """Make every part of the loop, fresh or from the checkpoint `begin`."""
+    task = make_task(recipe, config)
+    rows, validation = (encoded_rows.load(folder.encoded / split) for split in ("train", "validation"))
+    model = place(task.build(begin), world.device, precision_name)
+    if begin is None and world.is_main:
+        folder.write_record(weights=backbone.fingerprint(model))
+    config = _fit_memory(config, task, model, rows, world, precision_name, tracker)
+    _describe(model, config, precision_name, tracker)
+    _for_the_hardware(model, config)
+    engine = Ddp(model, config, world, precision_name)
+    if begin is not None:
+        engine.load_optimizer_state(safetensors.torch.load_file(begin / "optimizer.safetensors"))
+    shortest = int(rows.longest_by_row().argmin())
+    engine.warm_up(task.collate(rows, (shortest,)).to(world.device), task.loss)
+
+    def score_validation() -> Scores:
+        budget = config.optim.token_budget
+        return recipe.score(evaluate.predict(model, task, validation, budget, world, precision_name, stop))
+
+    return loop.Parts(
+        config=config,
+        world=world,
+        task=task,
+        engine=engine,
+        rows=rows,
+        loader=make_loader(config, rows),
+        writer=checkpoint.Writer(folder.checkpoints, config.tracking.keep),
+        tracker=tracker,
+        stop=stop,
+        evaluate=score_validation,
+        better=better(recipe),
+        status=folder.write_status if world.is_main else lambda **values: None,
+    )
+
+
+def better(recipe: Recipe) -> Callable[[float, float | None], bool]:
+    """Is a new first score better than the best so far?"""
+    return lambda new, old: old is None or (new < old if recipe.better == "lower" else new > old)
+
+
+def make_loader(config: Config, rows: Rows) -> Loader:
+    """The training rows in steps, as the configuration says."""
+    optim = config.optim
+    return Loader(
+        rows,
+        batch=optim.batch,
+        epochs=optim.epochs,
+        max_steps=optim.max_steps,
+        token_budget=optim.token_budget,
+        min_micro_batches=optim.min_micro_batches,
+        seed=optim.seed,
+    )
+
+
+def _progress(begin: Path | None) -> loop.Progress:
+    if begin is None:
+        return loop.Progress()
+    return loop.Progress(
+        **{key: value for key, value in checkpoint.read_state(begin).items() if key != "token_budget"}
+    )
+
+
+def _fit_memory(
+    config: Config,
+    task: Task,
+    model: nn.Module,
+    rows: Rows,
+    world: World,
+    precision_name: str,
+    tracker: Tracker,
+) -> Config:
+    """Try the costliest micro-batch, halve the token budget until it fits, freeze what no gradient
+    reaches."""
+
+    def costliest(budget: int) -> tuple[Any, str]:
+        piece = max(evaluation_batches(rows, budget), key=lambda piece: piece.cost)
+        longest = max(int(rows.longest_by_row()[row]) for row in piece.rows)
+        return task.collate(
+            rows, piece.rows
+        ), f"{len(piece.rows)} rows, the longest sequence {longest} tokens"
+
+    budget, used = memory.probe(model, costliest, task.loss, config.optim.token_budget, world, precision_name)
+    unused = freeze_unused(model, used)
+    if unused:
+        tracker.say(f"no gradient reaches {', '.join(unused)}: frozen")
+    if budget != config.optim.token_budget:
+        tracker.say(
+            f"--token-budget {config.optim.token_budget} does not fit into memory; {budget} does and is used"
+        )
+    return with_token_budget(config, budget)
+
+
+def _describe(model: nn.Module, config: Config, precision_name: str, tracker: Tracker) -> None:
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    tracker.say(f"model {config.model.model}: {trainable:,} of {total:,} parameters train, {precision_name}")
+    if frozen := frozen_names(model):
+        tracker.say(f"frozen: {', '.join(frozen)}")
+    dropout = config.model.attention_dropout
+    why = "" if dropout else " (0 keeps CPU attention on its fast path)"
+    tracker.say(f"attention dropout {dropout:g}{why}; at most {PADDING:.0%} padding")
+
+
+def _for_the_hardware(model: Any, config: Config) -> None:
+    if config.compute.gradient_checkpointing:
+        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.compute.compile:
+        model.backbone.compile(dynamic=True)
+
+
+def _finish(parts: loop.Parts, recipe: Recipe, folder: RunFolder, progress: loop.Progress) -> None:
+    """Score validation and test with the best checkpoint; write predictions, scores and the report."""
+    best = folder.checkpoints / checkpoint.name_of(progress.best_step or progress.step)
+    parts.tracker.say(f"scoring with the best checkpoint, {best.name}")
+    examples = read_examples(folder)
+    task = make_task(recipe, parts.config, best)
+    splits = ("validation", "test")
+    scores = scoring.score(
+        parts.config, recipe, task, folder, best, examples, splits, parts.world, parts.stop
+    )
+    if not parts.world.is_main:
+        return
+    write_json(folder.path / "scores.json", scores)
+    for split, found in scores["splits"].items():
+        parts.tracker.say(f"{split} ({found['num_rows']} rows)")
+        for line in summary.table(found):
+            parts.tracker.say("  " + line)
+    folder.write_record(training_seconds=progress.seconds, peak_gib=memory.peak_gib(parts.world.device))
+    report = write_report(folder, examples)
+    shutil.rmtree(folder.encoded)
+    folder.write_status(phase="done", step=progress.step, exit_code=DONE)
+    parts.tracker.say(f"done in {clock(progress.seconds)} of training; report: {report}")

@@ -1,0 +1,129 @@
+"""One run, one folder: what is in it, who holds it, and how it stands."""
+
+import fcntl
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from lib.config import Config, from_dict, to_dict
+from lib.files import read_json, write_json
+
+FORMAT = "%Y%m%d_%H%M%S"
+
+
+@dataclass
+class RunFolder:
+    """`runs/<recipe>/<YYYYmmdd_HHMMSS>[-name]/`"""
+
+    path: Path
+    _lock: IO[str] | None = field(default=None, repr=False)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def encoded(self) -> Path:
+        """Token ids of all splits; made again when missing, deleted when the run is done."""
+        return self.path / "encoded"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def predictions(self, split: str) -> Path:
+        return self.path / "predictions" / f"{split}.jsonl"
+
+    def config(self) -> Config:
+        """Raises ValueError when this is no run folder."""
+        if not (self.path / "config.json").is_file():
+            raise ValueError(f"{self.path} is no run folder (it has no config.json)")
+        return from_dict(read_json(self.path / "config.json"))
+
+    def write_config(self, config: Config) -> None:
+        write_json(self.path / "config.json", to_dict(config))
+
+    def record(self) -> dict[str, Any]:
+        """run.json: fingerprints, environment, cost."""
+        return read_json(self.path / "run.json")
+
+    def write_record(self, **values: Any) -> None:
+        path = self.path / "run.json"
+        write_json(path, (read_json(path) if path.exists() else {}) | values)
+
+    def status(self) -> dict[str, Any]:
+        path = self.path / "status.json"
+        return read_json(path) if path.exists() else {}
+
+    def write_status(self, **values: Any) -> None:
+        """phase, step, num_steps, exit_code (None while it runs)."""
+        new = self.status() | values | {"pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_json(self.path / "status.json", new)
+
+    def lock(self) -> None:
+        """Hold the folder until this process ends, however it ends: the system drops the lock of a dead
+        process. Raises ValueError when a live process holds it."""
+        file = (self.path / "lock").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip() or "unknown"
+            file.close()
+            raise ValueError(
+                f"{self.path} is held by a live process (pid {pid}); wait for it, stop it with kill {pid}, "
+                "or start "
+                "a run beside it with --resume never"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._lock = file
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def parent(config: Config) -> Path:
+    return Path(config.tracking.runs_dir) / config.recipe
+
+
+def create(config: Config) -> RunFolder:
+    """A new folder named by the time, locked. Raises ValueError when it cannot be made."""
+    above = parent(config)
+    suffix = f"-{config.tracking.name}" if config.tracking.name else ""
+    try:
+        above.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = above / (time.strftime(FORMAT) + suffix)
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                time.sleep(0.1)  # another run began in the same second
+    except NotADirectoryError as error:
+        raise ValueError(
+            f"--runs-dir {config.tracking.runs_dir}: {error.filename} is a file, not a folder"
+        ) from error
+    except FileExistsError as error:
+        raise ValueError(
+            f"--runs-dir {config.tracking.runs_dir}: {error.filename} is a file, not a folder"
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            f"no run folder can be made in {above}: {error.strerror}; choose another place with --runs-dir"
+        ) from error
+    folder = RunFolder(path)
+    folder.lock()
+    return folder
+
+
+def open_finished(path: str | Path) -> RunFolder:
+    """The folder of a run to read from: a run folder, or its `checkpoints/best`."""
+    folder = RunFolder(Path(path))
+    folder.config()
+    return folder

@@ -1,0 +1,145 @@
+"""What happens before any weight is loaded, on rank 0 alone: the run folder, the rows, their token ids, every
+check."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lib.config import Config, experiment
+from lib.data import rows as encoded_rows
+from lib.data import sources, splits, text
+from lib.exits import code_of
+from lib.files import read_json, write_json, write_lines
+from lib.recipe import Example, Recipe
+from lib.runs import folder as folders
+from lib.runs import record, resume
+from lib.runs.folder import RunFolder
+from lib.task import Task
+from lib.tasks import make as make_task
+from lib.training import checkpoint
+from lib.training.dist import World
+from lib.training.signals import StopFlag
+
+
+@dataclasses.dataclass
+class Prepared:
+    """What every rank needs to know of it; JSON values only."""
+
+    folder: str
+    checkpoint: str | None
+    """Where to go on from; None for a new run."""
+    token_budget: int
+    facts: list[str]
+    """Lines for people."""
+
+
+def prepare(
+    config: Config, recipe: Recipe, world: World, precision: str, stop: StopFlag
+) -> tuple[RunFolder, Prepared]:
+    """The locked folder and the facts. A new run that is refused leaves nothing behind but its rejected
+    rows."""
+    task = make_task(recipe, config)
+    task.check()
+    decision = resume.decide(config)
+    folder = decision.folder or folders.create(config)
+    if decision.folder:
+        folder.lock()
+    try:
+        if decision.folder is None:
+            folder.write_config(config)
+            _require_disk(folder, task)
+        folder.write_status(phase="preparing", exit_code=None)
+        facts, fingerprints = _prepare_rows(config, recipe, task, folder, stop)
+        fingerprints |= {"tokenizer": text.fingerprint(task.tokenizer), "code": record.code_fingerprint()}
+        checkpoint.clean(folder.checkpoints)
+        last = None
+        if decision.folder:
+            resume.check_fingerprints(folder.record()["fingerprints"], fingerprints)
+            last = checkpoint.newest_verified(folder.checkpoints, facts.append)
+        folder.write_record(
+            fingerprints=fingerprints,
+            licence=recipe.licence,
+            environment=record.environment(world, precision),
+            command=record.command(),
+            experiment=experiment(config),
+        )
+    except BaseException as error:
+        _abandon(folder, decision.folder is None, error)
+        raise
+    budget = token_budget_of(last) if last else config.optim.token_budget
+    return folder, Prepared(str(folder.path), str(last) if last else None, budget, [decision.reason, *facts])
+
+
+def _require_disk(folder: RunFolder, task: Task) -> None:
+    """Raises ValueError when two checkpoints would not fit on the disk (one is written while another
+    stands)."""
+    free, needed = shutil.disk_usage(folder.path).free, 2 * task.checkpoint_bytes()
+    if free < needed:
+        raise ValueError(
+            f"{folder.path} has {free / 2**30:.2f} GiB free, two checkpoints take {needed / 2**30:.2f} GiB; "
+            "make room or choose another disk with --runs-dir"
+        )
+
+
+def _abandon(folder: RunFolder, fresh: bool, error: BaseException) -> None:
+    if fresh and not (folder.path / "rejected.jsonl").exists():
+        shutil.rmtree(folder.path, ignore_errors=True)
+    else:
+        folder.write_status(phase="ended", exit_code=code_of(error))
+    folder.unlock()
+
+
+def _prepare_rows(
+    config: Config, recipe: Recipe, task: Task, folder: RunFolder, stop: StopFlag
+) -> tuple[list[str], dict[str, str]]:
+    """Read, check, split and encode the rows: what is to be said of them, and their fingerprints."""
+    source = sources.load(config.data, recipe, config.optim.seed)
+    examples = splits.make(source, recipe)
+    rejected = folder.path / "rejected.jsonl"
+    if examples.rejected:
+        write_lines(rejected, map(dataclasses.asdict, examples.rejected))
+    examples = splits.complete(examples, config.data)
+    encode(task, examples.splits, folder, stop)
+    sizes = {split: len(rows) for split, rows in examples.splits.items()}
+    counts = examples.counts | {name: count for name, count in task.counts.items() if count}
+    facts = [
+        f"data {source.name}: " + ", ".join(f"{split} {size}" for split, size in sizes.items()) + " rows"
+    ]
+    if source.revision:
+        facts.append(f"commit {source.revision}")
+    if examples.rejected:
+        facts.append(f"{len(examples.rejected)} of {examples.num_read} rows rejected, listed in {rejected}")
+    if counts:
+        facts.append("counted: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    folder.write_record(
+        rows=sizes,
+        counts=counts,
+        num_rejected=len(examples.rejected),
+        revision=source.revision,
+        files=source.files,
+    )
+    return facts, examples.fingerprints()
+
+
+def encode(task: Task, examples: dict[str, list[Example]], folder: RunFolder, stop: StopFlag) -> None:
+    """Write token ids and examples of each split, for all ranks to map into memory."""
+    for split, rows in examples.items():
+        encoded = task.encode(rows, stop.raise_if_requested)
+        encoded_rows.save(encoded_rows.pack(encoded), folder.encoded / split)
+    write_json(folder.encoded / "examples.json", examples)
+
+
+def read_examples(folder: RunFolder) -> dict[str, list[Example]]:
+    """The examples that `encode` wrote."""
+    found: Any = read_json(folder.encoded / "examples.json")
+    return found
+
+
+def token_budget_of(folder: Path) -> int:
+    """The token budget that a checkpoint was made with (it may have been halved to fit into memory)."""
+    return int(checkpoint.read_state(folder)["token_budget"])
+
+
+def checkpoint_path(prepared: Prepared) -> Path | None:
+    return Path(prepared.checkpoint) if prepared.checkpoint else None

@@ -1,0 +1,45 @@
+"""What a run was made with: fingerprints of everything that decides its numbers, and its environment."""
+
+import hashlib
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lib.training.dist import World
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "safetensors", "scikit-learn")
+
+
+def code_fingerprint() -> str:
+    """sha256 over every source file that can change a number."""
+    found = hashlib.sha256()
+    for path in sorted((ROOT / "lib").rglob("*.py")):
+        found.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
+def environment(world: World, precision: str) -> dict[str, Any]:
+    """Versions and hardware; nothing of the process's environment variables, which may hold tokens."""
+    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    found |= {
+        "ranks": world.size,
+        "threads": world.threads,
+        "device": str(world.device.type),
+        "precision": precision,
+    }
+    return found | {"backend": world.backend, "hardware": str(world), "cores": os.cpu_count()}
+
+
+def command() -> str:
+    """What was typed."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,98 @@
+"""Which run goes on when the same command is typed again, and whether it still may."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.config import Config, experiment, flatten
+from lib.exits import DONE, CheckError
+from lib.runs.folder import RunFolder, parent
+from lib.training import checkpoint
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The run to go on with (None: a new one) and why, in words."""
+
+    folder: RunFolder | None
+    reason: str
+
+
+def decide(config: Config) -> Decision:
+    """What `--resume` means here. Raises ValueError when the run asked for is not there or is another
+    experiment."""
+    wanted = config.tracking.resume
+    if wanted == "never":
+        return Decision(None, "new run: --resume never")
+    if wanted != "auto":
+        return _asked_for(config, wanted)
+    above = parent(config)
+    folders = (
+        sorted((path for path in above.iterdir() if path.is_dir()), reverse=True) if above.is_dir() else []
+    )
+    for path in folders:
+        folder = RunFolder(path)
+        if _unfinished(folder) and _same_run(folder, config):
+            step = checkpoint.step_of(checkpoint.all_in(folder.checkpoints)[0])
+            return Decision(
+                folder,
+                f"resuming {path}: the newest unfinished run of this experiment (newest checkpoint: step "
+                f"{step})",
+            )
+    return Decision(None, f"new run: no unfinished run of this experiment under {above}")
+
+
+def _asked_for(config: Config, wanted: str) -> Decision:
+    above = parent(config)
+    places = [Path(wanted)] if "/" in wanted else [*sorted(above.glob(f"{wanted}*")), Path(wanted)]
+    found = next((RunFolder(path) for path in places if (path / "config.json").is_file()), None)
+    if found is None:
+        known = ", ".join(sorted(path.name for path in above.glob("*"))[-5:]) if above.is_dir() else ""
+        raise ValueError(f"--resume {wanted}: no such run under {above}; there is: {known or 'none'}")
+    if found.status().get("exit_code") == DONE:
+        raise ValueError(f"--resume {wanted}: {found.path} is finished; start a new run with --resume never")
+    differing = _differences(experiment(found.config()), experiment(config))
+    if differing:
+        raise CheckError(
+            f"--resume {wanted}: {found.path} is another experiment ({'; '.join(differing)}); give it the "
+            "same flags, "
+            "or start over with --resume never"
+        )
+    return Decision(found, f"resuming {found.path}: asked for by --resume {wanted}")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    before, after = flatten(old), flatten(new)
+    keys = sorted(before.keys() | after.keys())
+    return [
+        f"{key} was {before.get(key)}, is {after.get(key)}"
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _unfinished(folder: RunFolder) -> bool:
+    try:
+        finished = folder.status().get("exit_code") == DONE
+    except ValueError:  # status.json cut short by a power loss: the checkpoints say more
+        finished = False
+    return not finished and bool(checkpoint.all_in(folder.checkpoints))
+
+
+def _same_run(folder: RunFolder, config: Config) -> bool:
+    try:
+        saved = folder.config()
+    except ValueError:
+        return False
+    return saved.tracking.name == config.tracking.name and experiment(saved) == experiment(config)
+
+
+def check_fingerprints(old: dict[str, str], new: dict[str, str]) -> None:
+    """Raises CheckError, naming what changed since the run began."""
+    for key in old.keys() & new.keys():
+        if old[key] != new[key]:
+            raise CheckError(
+                f"the fingerprint of {key} changed since this run began ({old[key][:12]} then, "
+                f"{new[key][:12]} now), so "
+                "its numbers would mean something else; put it back, or start over with --resume never"
+            )

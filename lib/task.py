@@ -1,0 +1,59 @@
+"""The verbs of a task, and what passes between them. Words end at `encode`, tensors end at `predict`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from lib.data.rows import EncodedRow, Rows
+from lib.recipe import Example, Prediction
+
+
+class Batch(Protocol):
+    """What `collate` makes: tensors of one micro-batch."""
+
+    @property
+    def inputs(self) -> Any:
+        """What the model's forward takes."""
+
+    @property
+    def real_tokens(self) -> int: ...
+
+    @property
+    def computed_tokens(self) -> int:
+        """Real tokens and padding."""
+
+    def to(self, device: Any) -> "Batch": ...
+
+
+class Task(Protocol):
+    """One shape of problem: a module of lib/tasks."""
+
+    tokenizer: Any
+    counts: dict[str, int]
+    """What `encode` cut and counted."""
+
+    def check(self) -> None:
+        """Raise ValueError when the configuration cannot work with this model."""
+
+    def checkpoint_bytes(self) -> int:
+        """The size of one checkpoint, known before any weight is loaded."""
+
+    def encode(self, examples: list[Example], between: Callable[[], None]) -> list[EncodedRow]:
+        """Words -> ids. `between` is called now and then and may raise to stop."""
+
+    def build(self, folder: Path | None) -> nn.Module:
+        """The model: fresh, or with the weights of a checkpoint's folder."""
+
+    def save(self, model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+        """Write the model's weights, given as a copy of its state, into a checkpoint's folder."""
+
+    def collate(self, rows: Rows, indices: tuple[int, ...]) -> Batch:
+        """Rows -> tensors."""
+
+    def loss(self, output: Any, batch: Any) -> Tensor:
+        """SUM of the losses of all targets in the batch, in float32."""
+
+    def predict(self, model: nn.Module, batch: Any) -> list[Prediction]:
+        """One plain record a row, without its id."""

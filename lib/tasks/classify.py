@@ -1,0 +1,145 @@
+"""Classify: one or more texts -> one of a few classes.
+
+Each text is encoded by itself after the row's context; the vectors stand side by side before the head. When a
+pair's order means nothing (`recipe.swapped_labels`), predictions say what the model answers with the texts
+swapped.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib.config import Config
+from lib.data import text
+from lib.data.collate import Grouped, group
+from lib.data.rows import EncodedRow, Rows
+from lib.models import backbone, heads
+from lib.models.freezing import freeze
+from lib.recipe import Example, Prediction, Recipe
+
+
+@dataclass(frozen=True)
+class ClassifyBatch:
+    """The texts of some rows and their classes."""
+
+    inputs: Grouped
+    labels: Tensor  # (rows,) int64
+
+    @property
+    def real_tokens(self) -> int:
+        return self.inputs.real_tokens
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.inputs.computed_tokens
+
+    def to(self, device: torch.device) -> "ClassifyBatch":
+        return ClassifyBatch(self.inputs.to(device), self.labels.to(device, non_blocking=True))
+
+
+class Classify:
+    """The verbs of lib.tasks.Task."""
+
+    def __init__(self, recipe: Recipe, config: Config, described: backbone.Described) -> None:
+        self.recipe, self.config, self.described = recipe, config, described
+        self.tokenizer = described.tokenizer
+        self.specials = text.specials_of(self.tokenizer)
+        self.counts = {"prompts cut": 0, "responses cut": 0}
+        self.num_texts = len(recipe.to_example(recipe.sample(1, 0)[0])["texts"])
+
+    def check(self) -> None:
+        length, limit = self.config.data.max_length, self.described.max_positions
+        if limit is not None and length > limit:
+            raise ValueError(
+                f"--max-length {length} is more than {self.described.name} takes; use at most {limit}"
+            )
+        if length < text.smallest_length(self.specials):
+            raise ValueError(
+                f"--max-length {length} is too short; use at least {text.smallest_length(self.specials)}"
+            )
+
+    def checkpoint_bytes(self) -> int:
+        with torch.device("meta"):
+            base = backbone.random(self.described)
+        frozen = freeze(base, self.config.model.freeze)
+        model = heads.Classifier(
+            base, self.num_texts, len(self.recipe.labels), self.config.model.pooling, frozen, 0
+        )
+        sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+        # weights, and Adam's two moments of what trains
+        return sum(size for size, _ in sizes) + 2 * sum(size for size, trains in sizes if trains)
+
+    def encode(self, examples: list[Example], between: Callable[[], None] = lambda: None) -> list[EncodedRow]:
+        use_context = self.config.data.prompt
+        turns: list[str] = []
+        for example in examples:
+            turns += chain(example["context"] if use_context else [], *example["texts"])
+        tokens = iter(text.tokenize(self.tokenizer, turns, between))
+        return [self._encode_one(example, tokens, use_context) for example in examples]
+
+    def _encode_one(self, example: Example, tokens: Any, use_context: bool) -> EncodedRow:
+        join, separator = text.join_turns, self.specials.separator
+        context = join([next(tokens) for _ in example["context"]], separator) if use_context else None
+        pieces = [join([next(tokens) for _ in turns], separator) for turns in example["texts"]]
+        fitted = [text.fit(context, piece, self.specials, self.config.data.max_length) for piece in pieces]
+        self.counts["prompts cut"] += any(piece.context_cut for piece in fitted)
+        self.counts["responses cut"] += sum(piece.text_cut > 0 for piece in fitted)
+        return EncodedRow(example["id"], [piece.ids for piece in fitted], example["label"])
+
+    def build(self, folder: Path | None = None) -> heads.Classifier:
+        model, seed = self.config.model, self.config.optim.seed
+        if folder is None:
+            base = backbone.load(self.described, model, seed)
+        else:
+            trained = replace(self.described, source=str(folder / "backbone"))
+            base = backbone.load(trained, replace(model, init="pretrained"), seed)
+        frozen = freeze(base, model.freeze)
+        classifier = heads.Classifier(
+            base, self.num_texts, len(self.recipe.labels), model.pooling, frozen, seed
+        )
+        if folder is not None:
+            heads.load_head(classifier, folder)
+        return classifier
+
+    def save(self, model: heads.Classifier, state: dict[str, Tensor], folder: Path) -> None:
+        heads.save(model, state, folder)
+        self.tokenizer.save_pretrained(folder / "backbone")
+
+    def collate(self, rows: Rows, indices: tuple[int, ...]) -> ClassifyBatch:
+        sequences = [sequence for row in indices for sequence in rows.sequences_of(row)]
+        return ClassifyBatch(
+            group(sequences, self.specials.pad), torch.from_numpy(rows.labels[list(indices)])
+        )
+
+    def loss(self, output: Tensor, batch: ClassifyBatch) -> Tensor:
+        return F.cross_entropy(output, batch.labels, reduction="sum")
+
+    def predict(self, model: heads.Classifier, batch: ClassifyBatch) -> list[Prediction]:
+        vectors = model.vectors(batch.inputs)  # (rows, texts, hidden)
+        said = _probabilities(model.logits(vectors))
+        labels = batch.labels.tolist()
+        found = [
+            Prediction(label=label, prediction=max(range(len(row)), key=row.__getitem__), probabilities=row)
+            for label, row in zip(labels, said, strict=True)
+        ]
+        if self.recipe.swapped_labels is not None:
+            swapped = _probabilities(model.logits(vectors.flip(1))[:, list(self.recipe.swapped_labels)])
+            for prediction, row in zip(found, swapped, strict=True):
+                prediction["swapped"] = row
+        return found
+
+
+def _probabilities(logits: Tensor) -> list[list[float]]:
+    return logits.softmax(1).tolist()
+
+
+def make(recipe: Recipe, config: Config, folder: Path | None) -> Classify:
+    """The task with the model's configuration and tokenizer, before any weight is loaded."""
+    model = config.model if folder is None else replace(config.model, model=str(folder / "backbone"))
+    return Classify(recipe, config, replace(backbone.describe(model, recipe.family), name=config.model.model))

@@ -1,0 +1,144 @@
+"""What a run says: the console, train.log, metrics.jsonl, and a process beside it that follows for wandb.
+
+Rank 0 speaks; every other rank writes to a log file of its own. Losing the log (a full disk) costs one
+warning, never the run.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from lib.config import TrackingConfig
+from lib.files import read_lines, write_lines
+from lib.training.dist import World
+from lib.training.memory import peak_gib
+
+COLUMNS = ("step", "epoch", "loss", "lr", "grad", "rows/s", "tokens/s", "padding", "GiB", "left")
+WIDTHS = (13, 7, 9, 9, 8, 8, 9, 8, 6, 9)
+
+
+def clock(seconds: float) -> str:
+    """3725 -> '1:02:05'"""
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+class Tracker:
+    """One a process. `say` is for people, `record` for programs."""
+
+    def __init__(self, folder: Path, config: TrackingConfig, world: World) -> None:
+        self.folder, self.config, self.world = folder, config, world
+        self._log = self._open(folder / ("train.log" if world.is_main else f"train.rank{world.rank}.log"))
+        self._metrics = self._open(folder / "metrics.jsonl") if world.is_main else None
+        self._bar: Any = None
+        self._warned = False
+        self._follower: subprocess.Popen[bytes] | None = None
+        self._since: list[dict[str, Any]] = []
+
+    @staticmethod
+    def _open(path: Path) -> IO[str] | None:
+        try:
+            return path.open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            print(
+                f"WARNING: {path} cannot be written ({error.strerror}); the run goes on without it",
+                flush=True,
+            )
+            return None
+
+    def say(self, text: str) -> None:
+        """A line for people: on rank 0's console, and in this rank's log file."""
+        if self.world.is_main:
+            if self._bar is not None:
+                self._bar.write(text)
+            else:
+                print(text, flush=True)
+        self.log(text)
+
+    def log(self, text: str) -> None:
+        """A line in this rank's log file only."""
+        self._write(self._log, text + "\n")
+
+    def record(self, kind: str, **values: Any) -> None:
+        """A line for programs, in metrics.jsonl."""
+        if self.world.is_main:
+            self._write(self._metrics, json.dumps({"kind": kind, "time": time.time(), **values}) + "\n")
+
+    def _write(self, file: IO[str] | None, text: str) -> None:
+        try:
+            if file is not None:
+                file.write(text)
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                print(f"WARNING: the log cannot be written ({error.strerror}); the run goes on", flush=True)
+
+    def begin(self, first_step: int, num_steps: int) -> None:
+        """Start the columns; records of steps that will be computed again (after a kill) are dropped."""
+        self.num_steps, self._since = num_steps, []
+        if not self.world.is_main:
+            return
+        path = self.folder / "metrics.jsonl"
+        if first_step > 1:
+            write_lines(path, [line for line in read_lines(path) if line.get("step", 0) < first_step])
+        self._metrics = self._open(path)
+        if self.config.wandb != "off" and self._follower is None:
+            self._follow()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=num_steps, initial=first_step - 1, unit="step", dynamic_ncols=True, leave=False
+            )
+        self.say("".join(name.rjust(width) for name, width in zip(COLUMNS, WIDTHS, strict=True)))
+
+    def step(self, values: dict[str, Any]) -> None:
+        """After each optimizer step: record it, and now and then print a line over the steps since the last
+        one."""
+        self.record("train", **values)
+        self._since.append(values)
+        if self._bar is not None:
+            self._bar.update()
+        step = values["step"]
+        if step % self.config.log_every and step not in (1, self.num_steps):
+            return
+        seconds = sum(item["seconds"] for item in self._since)
+        total = {key: sum(item[key] for item in self._since) for key in ("rows", "tokens", "computed")}
+        cells = (
+            f"{step}/{self.num_steps}",
+            f"{values['epoch']:.2f}",
+            f"{sum(item['loss'] for item in self._since) / len(self._since):.4f}",
+            f"{values['lr']:.2e}",
+            f"{values['grad_norm']:.3f}",
+            f"{total['rows'] / seconds:.1f}",
+            f"{total['tokens'] / seconds:.0f}",
+            f"{1 - total['tokens'] / total['computed']:.1%}",
+            f"{peak_gib(self.world.device):.2f}",
+            clock((self.num_steps - step) * seconds / len(self._since)),
+        )
+        self.say("".join(cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=True)))
+        self._since = []
+
+    def _follow(self) -> None:
+        """wandb in a process of its own: its start can block for 90 s, and it may never be reachable."""
+        with (self.folder / "wandb.log").open("ab") as log:
+            self._follower = subprocess.Popen(
+                [sys.executable, "-m", "lib.follow_wandb", str(self.folder), self.config.wandb],
+                cwd=Path(__file__).resolve().parents[1],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        for file in (self._log, self._metrics):
+            if file is not None:
+                file.close()
+        self._log = self._metrics = None

@@ -1,0 +1,241 @@
+"""Checkpoints that are whole or not there: safetensors and JSON, checksums over every byte, no pickle.
+
+A checkpoint is written beside its place, flushed, and renamed; a manifest with sizes and sha256 sums is its
+last file. Only a checkpoint whose every byte agrees with its manifest is ever loaded. Writing goes on in a
+thread while training continues on copies made beforehand.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lib.exits import RepeatsError
+from lib.files import fsync_folder, read_json, write_json
+from lib.tensor_file import write_tensors
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+CHUNK = 1 << 24  # bytes hashed and written at a time
+
+
+def name_of(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(CHUNK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _sealed(body: dict[str, Any]) -> str:
+    """The manifest's only legal text for this body."""
+    seal = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"body": body, "sha256": seal}, sort_keys=True, indent=1)
+
+
+def verify(folder: Path) -> str | None:
+    """None when every byte is as it was written; else what is wrong."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+        body = json.loads(text)["body"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} cannot be read ({type(error).__name__})"
+    if text != _sealed(body):
+        return f"{MANIFEST} is damaged"
+    if body["format"] != FORMAT:
+        return f"it is of format {body['format']}, this version reads {FORMAT}"
+    if body["step"] != step_of(folder):
+        return f"it was written as step {body['step']}"
+    for name, entry in body["files"].items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != entry["size"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {entry['size']}"
+        if _digest(file) != entry["sha256"]:
+            return f"{name} is damaged (its sha256 differs)"
+    return None
+
+
+def all_in(checkpoints: Path) -> list[Path]:
+    """Every checkpoint, newest first, verified or not."""
+    found = [path for path in checkpoints.glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def newest_verified(checkpoints: Path, speak: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is whole; None when there is none at all. Raises RepeatsError when all are
+    bad."""
+    folders = all_in(checkpoints)
+    for folder in folders:
+        problem = verify(folder)
+        if problem is None:
+            return folder
+        speak(f"WARNING: checkpoint {folder.name} is not used: {problem}; falling back to the one before")
+    if folders:
+        raise RepeatsError(
+            f"none of the {len(folders)} checkpoints in {checkpoints} is whole; nothing was changed. Bring "
+            "one back "
+            "from a copy, or start over with --resume never"
+        )
+    return None
+
+
+def clean(checkpoints: Path) -> None:
+    """Remove what a killed process left half-written or half-deleted."""
+    for path in [*checkpoints.glob(".writing-*"), *checkpoints.glob(".deleting-*")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
+    """Write one checkpoint: `fill` puts files into a folder that nobody looks at; then it gets its name.
+    Raises RepeatsError when the disk is full; older checkpoints are never touched before the new one is
+    whole."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    final, beside = checkpoints / name_of(step), checkpoints / f".writing-{name_of(step)}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        fill(beside)
+        files = sorted(path for path in beside.rglob("*") if path.is_file())
+        entries = {
+            path.relative_to(beside).as_posix(): {"size": path.stat().st_size, "sha256": _digest(path)}
+            for path in files
+        }
+        (beside / MANIFEST).write_text(
+            _sealed({"format": FORMAT, "step": step, "files": entries}), encoding="utf-8"
+        )
+        for path in [*files, beside / MANIFEST]:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        for folder in [*(path for path in beside.rglob("*") if path.is_dir()), beside]:
+            fsync_folder(folder)
+        if final.exists():  # a damaged one of the same step, passed over when this run resumed
+            _delete(final)
+        beside.rename(final)
+        fsync_folder(checkpoints)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        kept = ", ".join(path.name for path in all_in(checkpoints)) or "none"
+        raise RepeatsError(
+            f"checkpoint {name_of(step)} could not be written to {checkpoints}: {error.strerror or error}; "
+            f"older checkpoints are intact ({kept}). Make room, then run the same command"
+        ) from error
+    return final
+
+
+def link(checkpoints: Path, name: str, step: int) -> None:
+    """Point `best` or `last` at a checkpoint, in one move."""
+    beside = checkpoints / f".{name}.{os.getpid()}"
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(name_of(step))
+    beside.replace(checkpoints / name)
+
+
+def prune(checkpoints: Path, keep: int, best: int | None) -> None:
+    """Delete all but the newest `keep` and the best."""
+    for folder in all_in(checkpoints)[keep:]:
+        if step_of(folder) != best:
+            _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    """Out of sight first, so that a half-deleted checkpoint is never taken for one."""
+    hidden = folder.with_name(f".deleting-{folder.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in main memory that training cannot change. Raises RepeatsError rather than keep a NaN or
+    infinity."""
+    found = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    for name, tensor in found.items():
+        # a sum is finite only if every part is, or if huge parts overflow it: then look at each
+        if (
+            tensor.is_floating_point()
+            and not math.isfinite(tensor.sum().item())
+            and not tensor.isfinite().all()
+        ):
+            raise RepeatsError(f"{name} holds NaN or infinity; it is not saved. The last checkpoint is good")
+    return found
+
+
+class Writer:
+    """Saves checkpoints in a thread of rank 0. A failure is kept and raised at the next call."""
+
+    def __init__(self, checkpoints: Path, keep: int) -> None:
+        self.checkpoints, self.keep = checkpoints, keep
+        self.last_s = time.monotonic()
+        """When the last checkpoint was made, or this process began."""
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
+
+    def save(
+        self,
+        save_model: Callable[[dict[str, Tensor], Path], None],
+        model_state: Mapping[str, Tensor],
+        optimizer_state: Mapping[str, Tensor],
+        state: dict[str, Any],
+    ) -> None:
+        """Copy the tensors, then write them while the caller goes on. `state` needs the keys step and
+        best_step."""
+        self.wait()
+        model, optimizer = copies(model_state), copies(optimizer_state)
+
+        def fill(folder: Path) -> None:
+            save_model(model, folder)
+            write_tensors(folder / "optimizer.safetensors", optimizer)
+            write_json(folder / "state.json", state)
+
+        def work() -> None:
+            try:
+                write(self.checkpoints, state["step"], fill)
+                link(self.checkpoints, "last", state["step"])
+                if (
+                    state["best_step"] is not None
+                    and (self.checkpoints / name_of(state["best_step"])).exists()
+                ):
+                    link(self.checkpoints, "best", state["best_step"])
+                prune(self.checkpoints, self.keep, state["best_step"])
+            except BaseException as error:  # handed over to the training thread, which raises it
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name="checkpoint writer")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the checkpoint is on the disk. Raises what went wrong."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What `Writer.save` was given as `state`."""
+    return read_json(folder / "state.json")

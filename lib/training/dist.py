@@ -1,0 +1,151 @@
+"""The processes of a run and what they tell each other. Every helper works the same with one process.
+
+Ranks are read from the environment here and nowhere else. What is exchanged is numbers and JSON text, never
+pickles.
+"""
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+
+from lib.exits import KINDS, code_of
+
+TIMEOUT = timedelta(hours=2)  # rank 0 may tokenize a large data set while the others wait
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this process is among how many."""
+
+    rank: int
+    size: int
+    device: torch.device
+    backend: str
+    threads: int
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else socket.gethostname()
+        ranks = f"{self.size} rank{'s' if self.size > 1 else ''}"
+        return f"{ranks} on {self.device.type} ({name}), {self.backend}, {self.threads} threads each"
+
+
+def under_torchrun() -> bool:
+    """Was this process started by torchrun (or by our own launch)?"""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def env_rank() -> int:
+    """This process's rank before the group exists."""
+    return int(os.environ.get("RANK", 0))
+
+
+def say_on_main(message: str) -> None:
+    """To stderr, once for all ranks."""
+    if env_rank() == 0:
+        print(message, file=sys.stderr, flush=True)
+
+
+def num_devices() -> int:
+    """How many processes a run gets when nobody says: one a GPU, else one."""
+    return max(1, torch.cuda.device_count())
+
+
+def setup(threads: int | None) -> World:
+    """Join the process group: nccl on GPUs, gloo on CPUs. One process alone needs none."""
+    rank, size = env_rank(), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cores = len(os.sched_getaffinity(0))
+    threads = threads or max(1, cores // local_size)
+    torch.set_num_threads(threads)
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        if local_size > torch.cuda.device_count():
+            raise ValueError(
+                f"{local_size} ranks but {torch.cuda.device_count()} GPUs; use --devices up to that"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if size > 1:
+        torch_dist.init_process_group(
+            backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None
+        )
+    return World(rank, size, device, backend if size > 1 else "no process group", threads)
+
+
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+def _size() -> int:
+    return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
+
+
+def _device() -> torch.device:
+    return torch.device("cuda") if torch_dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def gather_floats(values: list[float]) -> list[list[float]]:
+    """Everybody's numbers, by rank, on every rank. One collective."""
+    if _size() == 1:
+        return [values]
+    mine = torch.tensor(values, dtype=torch.float64, device=_device())
+    found = torch.empty(_size() * len(values), dtype=torch.float64, device=mine.device)
+    torch_dist.all_gather_into_tensor(found, mine)
+    return found.view(_size(), len(values)).tolist()
+
+
+def any_rank(flag: bool) -> bool:
+    """True on every rank when it is true on one."""
+    return any(row[0] > 0 for row in gather_floats([float(flag)]))
+
+
+def gather_json(value: Any) -> list[Any]:
+    """Everybody's value, by rank, on every rank. Floats survive to the last digit."""
+    if _size() == 1:
+        return [value]
+    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [int(row[0]) for row in gather_floats([float(len(data))])]
+    padded = torch.zeros(max(sizes), dtype=torch.uint8, device=_device())
+    padded[: len(data)] = data.to(padded.device)
+    found = torch.empty(_size() * max(sizes), dtype=torch.uint8, device=_device())
+    torch_dist.all_gather_into_tensor(found, padded)
+    rows = found.view(_size(), max(sizes)).cpu()
+    return [json.loads(bytes(row[:size].numpy())) for row, size in zip(rows, sizes, strict=True)]
+
+
+def on_main(function: Callable[[], Any]) -> Any:
+    """Run `function` on rank 0 and give its JSON value to every rank; what it raises is raised on every rank,
+    so that no rank waits for one that is gone."""
+    answer: dict[str, Any] = {}
+    if not torch_dist.is_initialized() or torch_dist.get_rank() == 0:
+        try:
+            answer = {"value": function()}
+        except Exception as error:
+            if _size() == 1:
+                raise
+            gather_json({"error": str(error), "code": code_of(error)})
+            raise
+    answer = gather_json(answer)[0]
+    if "error" in answer:
+        raise KINDS.get(answer["code"], RuntimeError)(answer["error"])
+    return answer["value"]
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    gather_floats([0.0])

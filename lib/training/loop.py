@@ -1,0 +1,300 @@
+"""THE LOOP: one for every recipe, task, strategy and device."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+from lib.config import Config
+from lib.data.loader import Loader, MicroBatch, Step, deal
+from lib.data.rows import Rows
+from lib.exits import RepeatsError, StoppedError
+from lib.recipe import Scores
+from lib.task import Task
+from lib.tracking import Tracker
+from lib.training import dist
+from lib.training.checkpoint import Writer
+from lib.training.dist import World
+from lib.training.engine import Ddp, StepResult
+from lib.training.memory import is_out_of_memory
+from lib.training.optim import learning_rate
+from lib.training.signals import StopFlag
+
+MOST_SKIPPED = 3  # steps in a row without a finite loss: then it is the model, not a row
+
+
+@dataclass
+class Progress:
+    """What a checkpoint keeps beside tensors. No random state: every draw is keyed by (seed, step,
+    micro-batch)."""
+
+    step: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
+    evaluation_due: bool = False
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    skipped_in_a_row: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    """Training time so far, stops left out."""
+
+
+@dataclass
+class Parts:
+    """Everything the loop works with, made in lib.run."""
+
+    config: Config
+    world: World
+    task: Task
+    engine: Ddp
+    rows: Rows
+    loader: Loader
+    writer: Writer
+    tracker: Tracker
+    stop: StopFlag
+    evaluate: Callable[[], Scores]
+    better: Callable[[float, float | None], bool]
+    status: Callable[..., None]
+    """Writes status.json on rank 0."""
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Is it time? The last step always is."""
+    return step % every == 0 or step == last
+
+
+def draw_of(seed: int, step: int, micro_batch: int) -> int:
+    """The dropout seed of one micro-batch: the same whoever computes it."""
+    return (seed * 1_000_003 + step) * 4099 + micro_batch
+
+
+def train(parts: Parts, progress: Progress) -> Progress:
+    """Steps progress.step + 1 .. num_steps. Raises StoppedError (saved, resumable) or RepeatsError."""
+    loader, last = parts.loader, parts.loader.num_steps
+    eval_every = parts.config.optim.eval_every or loader.steps_per_epoch
+    parts.tracker.begin(progress.step + 1, last)
+    parts.status(phase="training", step=progress.step, num_steps=last)
+    if progress.evaluation_due:  # stopped between a step and its evaluation
+        settle(parts, progress, Votes())
+    for number in range(progress.step + 1, last + 1):
+        began_s = time.perf_counter()
+        step = loader.step(number)
+        try:
+            done = compute(parts, step)
+        except (RuntimeError, MemoryError) as error:
+            out_of_memory(parts, progress, step, error)
+            raise
+        votes = agree(parts, done)
+        update(parts, progress, step, votes, began_s)
+        progress.evaluation_due = due(number, eval_every, last)
+        settle(parts, progress, votes)
+    parts.writer.wait()
+    return progress
+
+
+def settle(parts: Parts, progress: Progress, votes: "Votes") -> None:
+    """After a step: evaluate, save, stop, each when it is time."""
+    tracking, last = parts.config.tracking, parts.loader.num_steps
+    save_now = votes.save or bool(votes.stop)
+    save_now |= (
+        due(progress.step, tracking.save_every, last) if tracking.save_every else progress.evaluation_due
+    )
+    if progress.evaluation_due and not votes.stop:
+        try:
+            save_now |= evaluate(parts, progress)
+        except StoppedError as error:
+            votes.stop, save_now = str(error), True
+    if save_now:
+        save(parts, progress)
+    if votes.stop:
+        parts.writer.wait()
+        raise StoppedError(
+            f"{votes.stop}, at step {progress.step} of {last}; saved. The same command goes on from there"
+        )
+
+
+@dataclass
+class Done:
+    """What one rank computed in one step."""
+
+    loss_sum: float = 0.0
+    bad_micro_batch: int = -1
+    tokens: int = 0
+    computed: int = 0
+    seconds: float = 0.0
+    """Forward and backward passes, the exchange of gradients included."""
+
+
+def compute(parts: Parts, step: Step) -> Done:
+    """Forward and backward passes of this rank's share of a step."""
+    done, engine, seed = Done(), parts.engine, parts.config.optim.seed
+    share = deal(step.micro_batches, parts.world.size)[parts.world.rank]
+    for place, piece in enumerate(share):
+        batch = parts.task.collate(parts.rows, piece.rows).to(parts.world.device)
+        began_s = time.perf_counter()
+        output = engine.forward(batch, draw_of(seed, step.number, piece.number))
+        loss_sum = parts.task.loss(output, batch)
+        engine.backward(loss_sum, piece.weight / step.num_targets, last=place == len(share) - 1)
+        count(done, piece, batch, loss_sum.item())
+        done.seconds += time.perf_counter() - began_s
+    return done
+
+
+def count(done: Done, piece: MicroBatch, batch: Any, loss_sum: float) -> None:
+    """Add one micro-batch to the rank's sums; a filler of weight 0 adds nothing."""
+    if not math.isfinite(loss_sum) and done.bad_micro_batch < 0:
+        done.bad_micro_batch = piece.number
+    if piece.weight:
+        done.loss_sum += loss_sum
+        done.tokens += batch.real_tokens
+        done.computed += batch.computed_tokens
+
+
+@dataclass
+class Votes:
+    """What all ranks agreed on, in the one small exchange of a step."""
+
+    loss_sum: float = 0.0
+    bad: list[tuple[int, int]] = field(default_factory=list)
+    """(rank, micro-batch) whose loss is not finite."""
+    stop: str | None = None
+    save: bool = False
+    tokens: int = 0
+    computed: int = 0
+    busy: float = 0.0
+    """Seconds that this rank spent in passes and exchanges."""
+
+
+def agree(parts: Parts, done: Done) -> Votes:
+    """One exchange a step: the loss, who has a bad one, who was asked to stop, is it time to save."""
+    began_s = time.perf_counter()
+    tracking = parts.config.tracking
+    every_s = math.inf if tracking.save_every else tracking.save_minutes * 60
+    rows = dist.gather_floats(
+        [
+            done.loss_sum,
+            float(done.bad_micro_batch),
+            float(parts.stop.requested),
+            float(time.monotonic() - parts.writer.last_s > every_s),
+            float(parts.writer.failed),
+            float(done.tokens),
+            float(done.computed),
+        ]
+    )
+    if any(row[4] for row in rows):
+        parts.writer.wait()  # raises on rank 0, with the reason
+        raise RepeatsError("rank 0 could not save a checkpoint")
+    asked = [rank for rank, row in enumerate(rows) if row[2]]
+    return Votes(
+        loss_sum=sum(row[0] for row in rows),
+        bad=[(rank, int(row[1])) for rank, row in enumerate(rows) if row[1] >= 0],
+        stop=f"rank {asked[0]} was asked to stop ({parts.stop.reason or 'by a signal'})" if asked else None,
+        save=bool(rows[0][3]),
+        tokens=int(sum(row[5] for row in rows)),
+        computed=int(sum(row[6] for row in rows)),
+        busy=done.seconds + time.perf_counter() - began_s,
+    )
+
+
+def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: float) -> None:
+    """Move the weights, unless a loss or the gradient is not finite: then all ranks skip the step and say
+    whose it was; too many in a row end the run."""
+    update_s = time.perf_counter()
+    rate = learning_rate(step.number, parts.loader.num_steps, parts.config.optim)
+    result = StepResult(math.nan, False)
+    if votes.bad:
+        parts.engine.forget()
+    else:
+        result = parts.engine.step(rate)
+    progress.step = step.number
+    progress.skipped_in_a_row = 0 if result.moved else progress.skipped_in_a_row + 1
+    if step.number == parts.config.tracking.stop_at:
+        votes.stop = f"--stop-at {step.number}"
+    if not result.moved:
+        return report_skipped(parts, progress, step, votes)
+    now_s = time.perf_counter()
+    progress.seconds += now_s - began_s
+    parts.tracker.step(
+        {
+            "step": step.number,
+            "epoch": step.epoch,
+            "loss": votes.loss_sum / step.num_targets,
+            "lr": rate,
+            "grad_norm": result.gradient_norm,
+            "rows": step.num_rows,
+            "tokens": votes.tokens,
+            "computed": votes.computed,
+            "seconds": now_s - began_s,
+            "busy": votes.busy + now_s - update_s,
+        }
+    )
+
+
+def report_skipped(parts: Parts, progress: Progress, step: Step, votes: Votes) -> None:
+    """Name the step, the rank and the rows. Raises RepeatsError after too many in a row; nothing bad was
+    saved."""
+    progress.skipped += 1
+    whose = []
+    for rank, number in votes.bad:
+        piece = next(piece for piece in step.micro_batches if piece.number == number)
+        ids = ", ".join(parts.rows.ids[row] for row in piece.rows)
+        whose.append(f"rank {rank} had a loss that is not finite in micro-batch {number}, rows {ids}")
+    text = "; ".join(whose) or "the gradient is not finite, though every loss is"
+    parts.tracker.say(f"WARNING: step {step.number} skipped on all ranks: {text}")
+    parts.tracker.record("skipped", step=step.number, reason=text)
+    if progress.skipped_in_a_row >= MOST_SKIPPED:
+        raise RepeatsError(
+            f"{MOST_SKIPPED} steps in a row without a finite gradient, the last one step {step.number}; "
+            "the checkpoints "
+            "before are good. A lower --lr, --precision fp32, or a look at the rows named above will help"
+        )
+
+
+def out_of_memory(parts: Parts, progress: Progress, step: Step, error: BaseException) -> None:
+    """Save the state before this step with half the token budget and raise StoppedError, if memory was the
+    reason. Weights are the same on all ranks, so whichever rank runs out can write the checkpoint."""
+    if not is_out_of_memory(error):
+        return
+    lengths = sorted((int(parts.rows.longest_by_row()[row]) for row in step.row_numbers()), reverse=True)
+    parts.engine.forget()
+    halved = parts.config.optim.token_budget // 2
+    write_checkpoint(parts, progress, halved)
+    parts.writer.wait()
+    raise StoppedError(
+        f"out of memory at step {step.number} ({step.num_rows} rows, longest sequences {lengths[:4]} "
+        "tokens); the state "
+        f"before it is saved, with the token budget halved to {halved}. The same command goes on from there"
+    ) from error
+
+
+def evaluate(parts: Parts, progress: Progress) -> bool:
+    """Score the validation rows; True when they are the best so far."""
+    scores = parts.evaluate()
+    first = next(iter(scores.values()))
+    improved = parts.better(first, progress.best_score)
+    if improved:
+        progress.best_step, progress.best_score = progress.step, first
+    progress.evaluation_due = False
+    progress.evaluations.append({"step": progress.step, "scores": scores})
+    parts.tracker.record("validation", step=progress.step, scores=scores)
+    words = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    parts.tracker.say(f"validation at step {progress.step}: {words}{'  (best so far)' if improved else ''}")
+    return improved
+
+
+def save(parts: Parts, progress: Progress) -> None:
+    """Write a checkpoint on rank 0; the tensors are copied now, the disk is written while training goes
+    on."""
+    if parts.world.is_main:
+        write_checkpoint(parts, progress, parts.config.optim.token_budget)
+    parts.writer.last_s = time.monotonic()
+
+
+def write_checkpoint(parts: Parts, progress: Progress, token_budget: int) -> None:
+    """Hand the model, the optimizer and the progress to the writer."""
+    engine, state = parts.engine, asdict(progress) | {"token_budget": token_budget}
+    save_model = partial(parts.task.save, engine.module)
+    parts.writer.save(save_model, engine.model_state(), engine.optimizer_state(), state)
+    parts.status(phase="training", step=progress.step)

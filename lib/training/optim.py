@@ -1,0 +1,54 @@
+"""AdamW and its learning rate, which is a pure function of the step: no scheduler state exists."""
+
+import math
+
+import torch
+from torch import nn
+
+from lib.config import OptimConfig
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # Loshchilov & Hutter 2019, and every library's default
+
+
+def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
+    """The rate of step 1 .. num_steps: up linearly over the warm-up, then down to 0 after the last step."""
+    warmup = math.ceil(config.warmup * num_steps)
+    if step <= warmup:
+        return config.lr * step / warmup
+    done = (step - 1 - warmup) / max(1, num_steps - warmup)
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "linear":
+        return config.lr * (1 - done)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def make(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; weight decay on matrices only."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=config.lr, betas=BETAS, eps=EPSILON, fused=True
+    )
+
+
+def state_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+    """The optimizer's state by parameter name, empty before the first step."""
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        found |= {f"{name}/{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
+    return found
+
+
+def load_state_tensors(
+    model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, torch.Tensor]
+) -> None:
+    """The inverse of `state_tensors`. Raises KeyError when the tensors belong to other parameters."""
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, _, kind = key.rpartition("/")
+        # the step count lives on the parameter's device because the update is fused
+        optimizer.state[parameters[name]][kind] = value.to(parameters[name].device, copy=True)

@@ -1,0 +1,19 @@
+"""Which number format the matrix products use. Weights, gradients, sums and losses stay in float32."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def resolve(wanted: str, device: torch.device) -> str:
+    """auto -> bf16 where the device multiplies bf16 in hardware, else fp32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"  # without AMX bf16 is slower than fp32
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """The context in which forward passes run."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()

@@ -1,0 +1,36 @@
+"""A signal only sets a flag; loops read it between two pieces of work, after all ranks have agreed."""
+
+import os
+import signal
+import time
+from types import FrameType
+
+from lib.exits import STOPPED, StoppedError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SAME_KEY_PRESS_S = 1.0  # a terminal and a launcher both pass on one Ctrl-C: not yet an impatient second one
+
+
+class StopFlag:
+    """Has somebody asked this process to stop?"""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._first_s = 0.0
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    @property
+    def requested(self) -> bool:
+        return self.reason is not None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is None:
+            self.reason, self._first_s = signal.Signals(number).name, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._first_s > SAME_KEY_PRESS_S:
+            os._exit(STOPPED)  # the user insists: the last checkpoint is whole, nothing else needs saving
+
+    def raise_if_requested(self) -> None:
+        """Raises StoppedError; for work of one process alone, before training."""
+        if self.requested:
+            raise StoppedError(f"{self.reason} before the first step; run the same command to begin")

@@ -1,0 +1,49 @@
+"""Score a finished run again: scripts/evaluate.py RUN [--split test] [--data PATH] [--threads N]
+
+python scripts/evaluate.py runs/arena/20261122_101500                 # says whether the scores are the same
+python scripts/evaluate.py runs/arena/20261122_101500 --data new.csv  # rows the run has never seen
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+
+from lib import exits
+
+
+def evaluate(
+    run: Annotated[Path, tyro.conf.Positional],
+    split: Literal["train", "validation", "test"] = "test",
+    data: str | None = None,
+    threads: int | None = None,
+) -> int:
+    """Score a finished run again, in a fresh process.
+
+    Args:
+        run: The run's folder.
+        split: Which of the run's own splits.
+        data: Score these rows instead (a .csv, .jsonl or .parquet file, a folder, a hub id).
+        threads: CPU threads. None: as many as training used, so that the scores are the same bits.
+    """
+    from lib.evaluation import summary
+    from lib.evaluation.rescore import rescore
+
+    found = rescore(run, split, data, threads)
+    print("\n".join(summary.table(found["scores"])))
+    if data is None and found["said"] is not None:
+        same = found["said"]["scores"] == found["scores"]["scores"]
+        print(
+            "the same to the last digit as training reported" if same else "NOT the same as training reported"
+        )
+        if not same:
+            print("\n".join(summary.table(found["said"])))
+    print(f"predictions and scores: {found['folder']}")
+    return exits.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(exits.run(lambda: tyro.cli(evaluate, description=__doc__)))

@@ -1,0 +1,46 @@
+"""Train a recipe: scripts/train.py [RECIPE] [flags]
+
+python scripts/train.py arena --data sample --devices 2    # starts its own workers
+torchrun --nproc_per_node=4 scripts/train.py               # or under torchrun; the recipe defaults to arena
+python scripts/train.py arena --smoke                      # the whole path in seconds, on any laptop
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib import exits, recipe
+from lib.config import Config, parse, split_recipe
+
+
+def main() -> int:
+    """Parse first, so that --help and typos need no torch."""
+    name, argv = split_recipe(sys.argv[1:])
+    config = parse(recipe.load(name).config, argv, f"train.py {name}", __doc__)
+    from lib import run
+    from lib.launch import launch
+    from lib.training import dist
+
+    if dist.under_torchrun():
+        return exits.run(lambda: run.train(config), speak=dist.say_on_main)
+    devices = config.compute.devices or dist.num_devices()
+
+    def once(config: Config, extra: list[str]) -> int:
+        if devices == 1:
+            return exits.run(lambda: run.train(config))
+        return launch(Path(__file__).resolve(), [name, *argv, *extra], devices)
+
+    if not config.smoke:
+        return once(config, [])
+    half = dataclasses.replace(config.tracking, resume="never", stop_at=3)
+    code = once(dataclasses.replace(config, tracking=half), ["--resume", "never", "--stop-at", "3"])
+    if code != exits.STOPPED:
+        return code or exits.CRASHED
+    print("smoke: stopped at step 3 as planned, now going on", flush=True)
+    return once(config, [])
+
+
+if __name__ == "__main__":
+    sys.exit(exits.run(main))

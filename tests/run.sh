@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Sets up what is missing and tests everything. All steps run; the end says which failed.
+#
+#   bash tests/run.sh                      # ruff, mypy, shellcheck, pytest (CPU, no network)
+#   bash tests/run.sh -k shell -x          # further words go to pytest
+#   bash tests/run.sh --gpu                # only the tests that need a GPU; --faults: the long fault tests
+#
+# PYTHON=/path/to/python uses that interpreter and skips the setup (a GPU machine without a network, say).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+marks="not gpu and not faults"
+case ${1:-} in
+    --gpu | --faults) marks=${1#--}; shift ;;
+esac
+
+if [[ ! ${PYTHON:-} ]]; then
+    bash setup.sh --quiet || {
+        code=$?
+        echo "tests: no .venv. If another python3 has torch, transformers and pytest: PYTHON=python3 bash tests/run.sh" >&2
+        exit $code
+    }
+fi
+python=${PYTHON:-.venv/bin/python}
+# shellcheck source=/dev/null
+[[ ! -f .env.sh ]] || . ./.env.sh
+
+failed=()
+step() {
+    echo "== $1"
+    "${@:2}" || failed+=("$1")
+}
+module_step() {  # name, module, its arguments
+    if "$python" -c "import $2" 2>/dev/null; then
+        step "$1" "$python" -m "${@:2}"
+    else
+        echo "== $1: skipped, $python has no $2"
+    fi
+}
+
+if [[ $marks == gpu ]]; then
+    gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+    if ((gpus == 0)) && nvidia-smi --list-gpus 2>/dev/null | grep '^GPU ' >/dev/null; then
+        echo "tests: this machine has a GPU, but torch in $python cannot use it" >&2
+        exit 1
+    elif ((gpus == 0)); then
+        echo "tests: no GPU here: the gpu tests did not run"
+        exit 0
+    fi
+fi
+if [[ $marks == not* ]]; then
+    module_step "ruff check" ruff check .
+    module_step "ruff format" ruff format --check .
+    module_step "mypy" mypy lib scripts
+    shellcheck=$(PATH=.venv/bin:$PATH command -v shellcheck || true)
+    if [[ $shellcheck ]]; then
+        step "shellcheck" "$shellcheck" setup.sh launch/*.sh tests/*.sh .ci/run
+    else
+        echo "== shellcheck: skipped, not installed"
+    fi
+fi
+step "pytest" "$python" -m pytest -q -ra -m "$marks" "$@"
+
+if ((${#failed[@]})); then
+    printf 'tests: failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi
+echo "tests: all steps passed"

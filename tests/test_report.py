@@ -1,0 +1,326 @@
+"""report.html: what must be seen in it, and what must never get out of a text into the page."""
+
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lib import recipe as recipes
+from lib.config import to_dict
+from lib.evaluation import report, summary
+from lib.evaluation.report import write_report
+from lib.files import read_json, write_json, write_lines
+from lib.recipe import Example, Prediction
+from lib.runs.folder import RunFolder
+
+HOSTILE = (
+    """"><script>alert('x')</script><img src=http://evil.example/x onerror="y">&amp;\n\n    two  spaces"""
+)
+
+
+class Page(HTMLParser):
+    """The text of each element, and every reference that a browser would follow."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.html, self.words = html, ""
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attributes:
+            assert not name.startswith("on"), f"{name} is a script"
+            if name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
+                self.references.append(value or "")
+            self.references += re.findall(r"url\(([^)]*)\)", value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def example(number: int, text: str = "an answer") -> Example:
+    turns = [[f"first {number}", text], [f"second {number}"]]
+    return Example(id=f"r{number}", group=f"p{number}", context=[f"prompt {number}"], texts=turns, label=0)
+
+
+def prediction(number: int, true: float, label: int = 0) -> Prediction:
+    """`true` is the probability of the true class, the rest goes to one other class."""
+    probabilities = [0.0, 0.0, 0.0]
+    probabilities[label], probabilities[(label + 1) % 3] = true, 1 - true
+    said = probabilities.index(max(probabilities))
+    row = Prediction(id=f"r{number}", label=label, prediction=said, probabilities=probabilities)
+    return Prediction(**row, swapped=probabilities)
+
+
+# 15 rows: 12 mistakes with 0.01, 0.02 .. 0.12 on the true class, in the order of no one, and 3 right rows
+ORDER = (7, 3, 11, 0, 5, 9, 1, 10, 2, 8, 4, 6)
+PREDICTIONS = [prediction(n, (n + 1) / 100) for n in ORDER] + [prediction(n, 0.9) for n in (12, 13, 14)]
+STEPS: list[dict[str, Any]] = [
+    {"kind": "train", "step": step, "loss": 1 / step, "lr": 1e-3} for step in range(1, 41) if step != 17
+]
+STEPS += [{"kind": "skipped", "step": 17, "reason": "rows <b>r3</b> had no finite loss"}]
+STEPS += [
+    {"kind": "validation", "step": step, "scores": {"log_loss": loss, "accuracy": 0.5}}
+    for step, loss in ((10, 0.9), (20, 0.6125), (30, 0.7))
+]
+
+
+@cache
+def summary_of_predictions() -> dict[str, Any]:
+    """What scores.json holds for a split."""
+    recipe = recipes.load("arena")
+    beside = summary.baselines(recipe, [example(0)], [example(int(row["id"][1:])) for row in PREDICTIONS])
+    return summary.summarize(recipe, PREDICTIONS, beside)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A finished run with everything but its curves, which take half a second to draw."""
+    folder = RunFolder(tmp_path / "20231215_120000-words")
+    folder.predictions("test").parent.mkdir(parents=True)
+    recipe = recipes.load("arena")
+    write_json(folder.path / "config.json", to_dict(recipe.config))
+    folder.write_record(
+        rows={"train": 80, "validation": 15, "test": 15},
+        counts={"empty response": 4},
+        num_rejected=2,
+        revision=None,
+        files={"train.csv": "ab" * 32},
+        fingerprints={"data": "cd" * 32},
+        licence="CC <BY>",
+        environment={"hardware": "2 ranks on cpu", "torch": "2.13.0"},
+        command="train.py arena --name words",
+        training_seconds=3725.2,
+    )
+    write_lines(folder.path / "rejected.jsonl", [{"where": "train.csv:9", "reason": "no <i>", "value": ""}])
+    for split in ("validation", "test"):
+        write_lines(folder.predictions(split), PREDICTIONS)
+    scores: dict[str, Any] = {"checkpoint": "step-000020", "precision": "fp32"}
+    scores["splits"] = {"validation": summary_of_predictions(), "test": summary_of_predictions()}
+    write_json(folder.path / "scores.json", scores)
+    return folder
+
+
+@pytest.fixture
+def trained(folder: RunFolder) -> RunFolder:
+    """The same with metrics.jsonl."""
+    write_lines(folder.metrics, STEPS)
+    return folder
+
+
+def examples(text: str = "an answer") -> dict[str, list[Example]]:
+    return {"train": [], "validation": [], "test": [example(number, text) for number in range(15)]}
+
+
+def page(folder: RunFolder, text: str = "an answer") -> Page:
+    return Page(write_report(folder, examples(text)).read_text(encoding="utf-8"))
+
+
+def change_scores(folder: RunFolder, *without: str, **values: Any) -> None:
+    """Take away or set values of every split."""
+    scores = read_json(folder.path / "scores.json")
+    for split, found in scores["splits"].items():
+        scores["splits"][split] = {k: v for k, v in found.items() if k not in without} | values
+    write_json(folder.path / "scores.json", scores)
+
+
+def test_hostile_texts_are_shown_and_do_nothing(trained: RunFolder) -> None:
+    shown = page(trained, HOSTILE)
+    assert shown.words.count(HOSTILE) == 10, "whole, with its white space, once in each of ten mistakes"
+    assert not {"script", "img"} & set(shown.tags)
+    assert "<b>r3" not in shown.html and "CC <BY>" in shown.words and "no <i>" in shown.words
+
+
+def test_hostile_ids_stay_words(folder: RunFolder) -> None:
+    rows = [Prediction(**{**row, "id": HOSTILE + row["id"]}) for row in PREDICTIONS]  # type: ignore[typeddict-item]
+    write_lines(folder.predictions("test"), rows)
+    assert HOSTILE in page(folder).words
+
+
+def test_long_texts_are_folded_but_whole(folder: RunFolder) -> None:
+    text = "\n  " + "long " * 500 + "\n"
+    shown = page(folder, text)
+    assert shown.tags.count("details") == 10
+    assert shown.words.count(text) == 10
+
+
+def test_half_an_emoji_does_not_cost_the_report(folder: RunFolder) -> None:
+    assert "before ? after" in page(folder, "before \ud83d after").words
+
+
+def test_the_page_asks_nothing_of_the_network(trained: RunFolder) -> None:
+    shown = page(trained)
+    assert shown.references, "the plots refer to their own clip paths"
+    assert all(reference.startswith("#") for reference in shown.references)
+    assert not re.search(r"https?://|@import|//\w", shown.html)
+    assert "default-src 'none'" in shown.html
+
+
+def test_each_clip_path_is_defined_once(trained: RunFolder) -> None:
+    shown = page(trained)
+    names = re.findall(r' id="([^"]*)"', shown.html)
+    assert len(names) == len(set(names)) and {r[1:] for r in shown.references} <= set(names)
+
+
+def test_the_ten_worst_mistakes_come_worst_first(folder: RunFolder) -> None:
+    shown = re.findall(r"row (r\d+)", page(folder).words)
+    assert shown == [
+        f"r{n}" for n in range(10)
+    ]  # r0 has 0.01 on the true class, r9 0.10; r10, r11 are left out
+
+
+def test_a_mistake_shows_its_texts_labels_and_probabilities(folder: RunFolder) -> None:
+    words = page(folder).words
+    first = words[words.index("1. true") : words.index("2. true")]
+    for part in (
+        "A wins, said: B wins",
+        "prompt 0",
+        "text A",
+        "first 0",
+        "text B",
+        "second 0",
+        "99.0 %",
+        "1.0 %",
+    ):
+        assert part in first
+
+
+def test_validation_mistakes_stand_in_for_a_missing_test(folder: RunFolder) -> None:
+    folder.predictions("test").unlink()
+    assert "12 of 15 validation rows are false" in page(folder).words
+
+
+def test_no_mistake_is_said(folder: RunFolder) -> None:
+    write_lines(folder.predictions("test"), [prediction(number, 0.9) for number in range(15)])
+    assert "None: all 15 test rows are right." in page(folder).words
+
+
+def test_a_single_class_is_shouted_once_before_the_scores(folder: RunFolder) -> None:
+    said = [prediction(n, 0.9 if n % 3 == 0 else 0.1, label=(0, 2, 2)[n % 3]) for n in range(15)]
+    beside = summary.baselines(recipes.load("arena"), [example(0)], [example(n) for n in range(15)])
+    assert {row["prediction"] for row in said} == {0}
+    change_scores(folder, warnings=summary.warnings(recipes.load("arena"), said, beside))
+    words = page(folder).words
+    warning = "THE MODEL PREDICTS A SINGLE CLASS: 'A wins' FOR EVERY ROW"
+    assert words.count(warning) == 1 and words.index(warning) < words.index("Scores")
+    assert re.search(re.escape(warning) + r"\s+\(validation, test\)", words)
+
+
+def test_no_warning_no_box(folder: RunFolder) -> None:
+    change_scores(folder, warnings=[])
+    assert 'role="alert"' not in page(folder).html
+
+
+def test_scores_stand_beside_their_baselines_with_intervals(folder: RunFolder) -> None:
+    shown = " ".join(page(folder).words.split())
+    for found in read_json(folder.path / "scores.json")["splits"].values():
+        for column in (found["scores"], *found["baselines"].values()):
+            for value in column.values():
+                assert f"{value['value']:.4f} {value['low']:.4f} to {value['high']:.4f}" in shown
+    assert "log_loss lower is better" in shown and "majority class" in shown
+    assert "test: 15 rows, 12 false predictions" in shown and "checkpoint step-000020" in shown
+
+
+def test_the_confusion_matrix_has_counts_and_shares(folder: RunFolder) -> None:
+    change_scores(folder, confusion=[[3, 1, 0], [0, 0, 0], [2, 2, 1234]])
+    shown = " ".join(page(folder).words.split())
+    assert "A wins 3 75 % 1 25 % 0 0 % 4" in shown
+    assert "B wins 0 0 % 0 0 % 0 0 % 0" in shown, "a class without rows divides by nothing"
+    assert "tie 2 0 % 2 0 % 1,234 100 % 1,238" in shown
+
+
+def test_the_best_validation_score_and_skipped_steps_are_named(trained: RunFolder) -> None:
+    words = " ".join(page(trained).words.split())
+    assert "log_loss (lower is better): best 0.6125 at step 20, ringed. Crosses: skipped steps." in words
+    assert "Step 17: rows <b>r3</b> had no finite loss" in words
+
+
+def test_data_configuration_and_command_are_listed(folder: RunFolder) -> None:
+    words = page(folder).words
+    for part in ("begun 2023-12-15 12:00, 1:02:05 of training", "ab" * 32, "cd" * 32, "empty response"):
+        assert part in words
+    for part in ("2 rejected rows", "train.csv:9", "optim.lr", "python scripts/train.py arena --name words"):
+        assert part in words
+
+
+def test_what_a_run_lacks_is_left_out(trained: RunFolder) -> None:
+    def titles() -> list[str]:
+        return re.findall(r"<h2>(.*?)</h2>", page(trained).html)
+
+    rest = ["Scores", "Data", "Configuration", "To run it again"]
+    assert titles() == [
+        rest[0],
+        "Training",
+        "Which class is taken for which",
+        "The worst mistakes",
+        *rest[1:],
+    ]
+    trained.metrics.write_text("")
+    assert "Training" not in titles()
+    trained.metrics.unlink()
+    (trained.path / "rejected.jsonl").unlink()
+    rows = [{"id": row["id"], "label": row["label"], "prediction": row["prediction"]} for row in PREDICTIONS]
+    write_lines(trained.predictions("test"), rows)
+    assert titles() == [rest[0], "Which class is taken for which", *rest[1:]], "no probabilities, no worst"
+    change_scores(trained, "confusion", "labels", "num_false")
+    assert titles() == rest
+    trained.predictions("test").unlink()
+    trained.predictions("validation").unlink()
+    write_json(trained.path / "run.json", {})
+    assert titles() == rest
+
+
+def test_rows_without_texts_keep_their_numbers(folder: RunFolder) -> None:
+    words = Page(write_report(folder, {}).read_text(encoding="utf-8")).words
+    assert "1. true: A wins" in words and "text A" not in words
+
+
+def test_no_evaluation_no_validation_curve(folder: RunFolder) -> None:
+    write_lines(folder.metrics, STEPS[:1])
+    shown = page(folder)
+    assert "training loss" in shown.words and "validation log_loss" not in shown.words
+
+
+def test_other_shapes_of_examples_are_read(folder: RunFolder) -> None:
+    row: Any = {"id": "r0", "group": "g", "label": 0, "question": "why?", "options": [["yes"], ["no"]]}
+    assert list(report._passages(row)) == [
+        ("question", ["why?"]),
+        ("option A", ["yes"]),
+        ("option B", ["no"]),
+    ]
+
+
+def test_smoothing_is_a_mean_around_each_step() -> None:
+    values = np.array([0.0, 3.0, 6.0, 9.0])
+    # window 3: (0+3)/2, (0+3+6)/3, (3+6+9)/3, (6+9)/2
+    assert report._smoothed(values, 3).tolist() == [1.5, 3.0, 6.0, 7.5]
+    assert report._smoothed(values, 1).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(
+    "size", [report.MOST_POINTS - 1, report.MOST_POINTS, report.MOST_POINTS + 1, 100_000]
+)
+def test_thinning_keeps_spikes(size: int) -> None:
+    values = np.random.default_rng(0).random(size)
+    values[size // 3], values[size // 2] = 9.0, -9.0
+    kept = report._thinned(values)
+    assert len(kept) <= report.MOST_POINTS and (np.diff(kept) > 0).all()
+    assert {size // 3, size // 2} <= set(kept.tolist())
+
+
+def test_matplotlib_settings_are_left_as_they_were(trained: RunFolder) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    page(trained)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_same_run_gives_the_same_page(trained: RunFolder) -> None:
+    assert page(trained).html == page(trained).html
