@@ -283,4 +283,3 @@ def split_recipe(argv: list[str], default: str = "arena") -> tuple[str, list[str
     if argv and not argv[0].startswith("-"):
         return argv[0], argv[1:]
     return default, argv
-

@@ -1,5 +1,7 @@
 """Start the workers of one machine, through torch's launcher as a library, and end with their exit code."""
 
+import logging
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +15,10 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # a worker's end is told by its exit code and by its own words
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     config = LaunchConfig(
+        run_id=f"{script.stem}-{os.getpid()}",
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=num_processes,

@@ -69,8 +69,11 @@ def _train(config: Config, world: World, stop: StopFlag) -> int:
         parts = _assemble(
             config, recipe, folder, checkpoint_path(prepared), world, precision_name, stop, tracker
         )
-        progress = loop.train(parts, _progress(checkpoint_path(prepared)))
-        _finish(parts, recipe, folder, progress)
+        try:
+            progress = loop.train(parts, _progress(checkpoint_path(prepared)))
+            _finish(parts, recipe, folder, progress)
+        except ValueError as error:  # by now it is our fault, not the user's
+            raise RuntimeError(f"{type(error).__name__} while training: {error}") from error
     except BaseException as error:
         code = code_of(error)
         tracker.say(f"run {folder.path} ends with exit code {code}: {error}")

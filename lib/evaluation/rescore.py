@@ -63,7 +63,7 @@ def best_checkpoint(folder: RunFolder) -> Path:
 
 def _examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str, list[Example]]:
     """The run's own rows, as they were."""
-    source = sources.load(config.data, recipe, config.optim.seed)
+    source = sources.load(config.data, recipe)
     examples = splits.complete(splits.make(source, recipe), config.data)
     before = folder.record()["fingerprints"]
     resume.check_fingerprints({key: before[key] for key in ("data", "split")}, examples.fingerprints())
@@ -71,7 +71,7 @@ def _examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str, li
 
 
 def _other_rows(config: Config, recipe: Recipe, data: str, train: list[Example]) -> list[Example]:
-    source = sources.load(replace(config.data, data=data), recipe, config.optim.seed)
+    source = sources.load(replace(config.data, data=data), recipe)
     found = splits.make(source, recipe)
     splits.refuse_rejected(found, config.data)
     rows = [row for split in found.splits.values() for row in split]

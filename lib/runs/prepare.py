@@ -94,7 +94,7 @@ def _prepare_rows(
     config: Config, recipe: Recipe, task: Task, folder: RunFolder, stop: StopFlag
 ) -> tuple[list[str], dict[str, str]]:
     """Read, check, split and encode the rows: what is to be said of them, and their fingerprints."""
-    source = sources.load(config.data, recipe, config.optim.seed)
+    source = sources.load(config.data, recipe)
     examples = splits.make(source, recipe)
     rejected = folder.path / "rejected.jsonl"
     if examples.rejected:

@@ -99,14 +99,18 @@ def _device() -> torch.device:
     return torch.device("cuda") if torch_dist.get_backend() == "nccl" else torch.device("cpu")
 
 
+def _gather(mine: torch.Tensor) -> list[torch.Tensor]:
+    found = [torch.empty_like(mine) for _ in range(_size())]
+    torch_dist.all_gather(found, mine)
+    return found
+
+
 def gather_floats(values: list[float]) -> list[list[float]]:
     """Everybody's numbers, by rank, on every rank. One collective."""
     if _size() == 1:
         return [values]
     mine = torch.tensor(values, dtype=torch.float64, device=_device())
-    found = torch.empty(_size() * len(values), dtype=torch.float64, device=mine.device)
-    torch_dist.all_gather_into_tensor(found, mine)
-    return found.view(_size(), len(values)).tolist()
+    return torch.stack(_gather(mine)).tolist()
 
 
 def any_rank(flag: bool) -> bool:
@@ -122,10 +126,8 @@ def gather_json(value: Any) -> list[Any]:
     sizes = [int(row[0]) for row in gather_floats([float(len(data))])]
     padded = torch.zeros(max(sizes), dtype=torch.uint8, device=_device())
     padded[: len(data)] = data.to(padded.device)
-    found = torch.empty(_size() * max(sizes), dtype=torch.uint8, device=_device())
-    torch_dist.all_gather_into_tensor(found, padded)
-    rows = found.view(_size(), max(sizes)).cpu()
-    return [json.loads(bytes(row[:size].numpy())) for row, size in zip(rows, sizes, strict=True)]
+    rows = _gather(padded)
+    return [json.loads(bytes(row[:size].cpu().numpy())) for row, size in zip(rows, sizes, strict=True)]
 
 
 def on_main(function: Callable[[], Any]) -> Any:

@@ -5,6 +5,7 @@ means.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -40,9 +41,13 @@ class Ddp:
         self.wrapped: nn.Module = model
         if world.size > 1:
             # Unused parameters were frozen beforehand, so DDP need not search for them at every step.
-            self.wrapped = DistributedDataParallel(
-                model, gradient_as_bucket_view=True, broadcast_buffers=False
-            )
+            with (
+                warnings.catch_warnings()
+            ):  # the argument that replaces this one in torch 2.13 is unknown to 2.11
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers")
+                self.wrapped = DistributedDataParallel(
+                    model, gradient_as_bucket_view=True, broadcast_buffers=False
+                )
         self.optimizer = optim.make(model, config.optim)
 
     def warm_up(self, batch: Any, loss: Callable[[Any, Any], Tensor]) -> None:

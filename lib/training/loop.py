@@ -91,6 +91,7 @@ def train(parts: Parts, progress: Progress) -> Progress:
         progress.evaluation_due = due(number, eval_every, last)
         settle(parts, progress, votes)
     parts.writer.wait()
+    dist.barrier()  # the other ranks read what rank 0 has just written
     return progress
 
 

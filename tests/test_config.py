@@ -1,0 +1,282 @@
+"""The configuration tree and the command line made from it: flags, typos, nonsense, smoke, and no torch."""
+
+import dataclasses
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib import config as configs
+from lib import recipe as recipes
+from lib.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+TREE = Config()
+
+# A flag, a value it refuses, and what the refusal has to say.
+NONSENSE = [
+    ("--sample-rows", 0, "above 0"),
+    ("--max-rows", -1, "above 0"),
+    ("--max-length", 0, "above 0"),
+    ("--batch", 0, "above 0"),
+    ("--epochs", math.nan, "above 0"),
+    ("--max-steps", 0, "above 0"),
+    ("--lr", math.inf, "above 0"),
+    ("--clip", 0.0, "above 0"),
+    ("--token-budget", -8, "above 0"),
+    ("--min-micro-batches", 0, "above 0"),
+    ("--eval-every", 0, "above 0"),
+    ("--devices", 0, "above 0"),
+    ("--threads", 0, "above 0"),
+    ("--log-every", 0, "above 0"),
+    ("--save-every", 0, "above 0"),
+    ("--save-minutes", 0.0, "above 0"),
+    ("--keep", 0, "above 0"),
+    ("--stop-at", 0, "above 0"),
+    ("--max-rejected", 1.0, "at least 0 and below 1"),
+    ("--warmup", 1.5, "at least 0 and below 1"),
+    ("--dropout", 1.0, "at least 0 and below 1"),
+    ("--attention-dropout", -0.1, "at least 0 and below 1"),
+    ("--weight-decay", -1.0, "0 or more"),
+    ("--seed", -1, "from 0 to"),
+    ("--seed", 2**32, "from 0 to"),
+    ("--name", "a/b", "without '/'"),
+    ("--name", ".hidden", "begin with '.'"),
+    ("--name", "", "use a word"),
+]
+# Several programs in one process that then says what it has imported: (script, its words).
+PROGRAMS = """
+import contextlib, io, json, runpy, sys
+found = []
+for script, argv in json.loads(sys.argv[1]):
+    sys.argv = [script, *argv]
+    code, said = 0, io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            runpy.run_path(f"scripts/{script}", run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code
+    found.append([code, said.getvalue()])
+from lib import config, recipe
+config.parse(recipe.load("arena").config, ["--batch", "8", "--smoke"], "train.py")
+print(json.dumps([found, [name for name in ("torch", "transformers", "datasets") if name in sys.modules]]))
+"""
+
+
+def parse(line: str) -> Config:
+    return configs.parse(TREE, line.split(), "train.py")
+
+
+def parts(config: Config) -> dict[str, Any]:
+    return {name: part for name, part in vars(config).items() if dataclasses.is_dataclass(part)}
+
+
+def with_value(flag: str, value: object) -> Config:
+    """The tree with the field behind `flag` changed."""
+    word = flag.removeprefix("--").replace("-", "_")
+    (name,) = (name for name, part in parts(TREE).items() if hasattr(part, word))
+    part = dataclasses.replace(getattr(TREE, name), **{word: value})
+    return dataclasses.replace(TREE, **{name: part})
+
+
+@pytest.mark.parametrize("flag", ["--max-length", "--max_length"])
+def test_dashes_and_underscores_reach_the_same_field(flag: str) -> None:
+    assert parse(f"{flag} 77").data.max_length == 77
+    assert parse(f"{flag}=78").data.max_length == 78
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--resume-timestamp", "--resume_timestamp"])
+def test_resume_has_the_name_the_notes_used(flag: str) -> None:
+    assert parse(f"{flag} 20231215_120000").tracking.resume == "20231215_120000"
+
+
+def test_flags_reach_every_part_of_the_tree_and_touch_nothing_else() -> None:
+    found = parse("--no-prompt --model tiny --lr 1e-3 --clip None --devices 2 --keep 5")
+    assert configs.flatten(configs.to_dict(found)) == configs.flatten(configs.to_dict(TREE)) | {
+        "data.prompt": False,
+        "model.model": "tiny",
+        "optim.lr": 1e-3,
+        "optim.clip": None,
+        "compute.devices": 2,
+        "tracking.keep": 5,
+    }
+
+
+def test_no_two_parts_use_the_same_flat_flag() -> None:
+    # Flags are flat words over a nested tree: a word in two parts would set only one of them.
+    words = [field.name for part in parts(TREE).values() for field in dataclasses.fields(part)]
+    assert len(parts(TREE)) == 5
+    assert len(words) == len(set(words))
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("--bacth", "--batch"), ("--epoch", "--epochs"), ("--max-lenght", "--max-length")]
+)
+def test_a_misspelt_flag_ends_with_2_and_names_the_nearest(
+    typo: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(f"{typo} 3")
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert re.search(rf"{meant}\b", said.out + said.err)
+
+
+@pytest.mark.parametrize("line", ["--batch many", "--strategy zero9", "--precision fp16", "--batch 2.5"])
+def test_a_value_of_another_kind_ends_with_2_and_names_its_flag(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(line)
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert line.split()[0] in said.out + said.err
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="'arnea'.*did you mean 'arena'"):
+        recipes.load("arnea")
+    with pytest.raises(ValueError, match="there is: .*arena"):
+        recipes.load("xyz")
+
+
+def test_the_first_word_names_the_recipe_and_arena_is_the_default() -> None:
+    assert configs.split_recipe(["boolq", "--batch", "3"]) == ("boolq", ["--batch", "3"])
+    assert configs.split_recipe(["--batch", "3"]) == ("arena", ["--batch", "3"])
+    assert configs.split_recipe([]) == ("arena", [])
+
+
+@pytest.mark.parametrize(("flag", "value", "words"), NONSENSE)
+def test_a_value_that_makes_no_sense_is_refused_with_its_flag(flag: str, value: object, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{flag} (is|[0-9]).*{words}"):
+        configs.validate(with_value(flag, value))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--warmup", 0.0),
+        ("--max-rejected", 0.0),
+        ("--max-rejected", 0.999),
+        ("--dropout", 0.0),
+        ("--weight-decay", 0.0),
+        ("--seed", 0),
+        ("--seed", 2**32 - 1),
+        ("--batch", 1),
+        ("--name", "a.b"),
+    ],
+)
+def test_a_value_at_the_edge_of_sense_is_taken(flag: str, value: object) -> None:
+    config = with_value(flag, value)
+    assert configs.validate(config) is config
+
+
+def test_every_number_of_the_tree_refuses_minus_1() -> None:
+    # It makes sense for none of them, so a field added without a check is found here.
+    for part in parts(TREE).values():
+        for field in dataclasses.fields(part):
+            if re.search(r"\b(int|float)\b", str(field.type)):
+                flag = "--" + field.name.replace("_", "-")
+                with pytest.raises(ValueError, match=flag):
+                    configs.validate(with_value(flag, -1))
+
+
+def test_all_contradictions_are_said_at_once() -> None:
+    with pytest.raises(ValueError) as refused:
+        parse("--batch 2 --devices 4 --lr 0 --init random --freeze bottom --keep -1")
+    said = str(refused.value).splitlines()
+    assert len(said) == 4
+    for words in ("--lr is 0", "--keep is -1", "--batch 2 is smaller than 4 ranks", "--freeze bottom"):
+        assert any(words in line for line in said), words
+
+
+@pytest.mark.parametrize(("batch", "refused"), [(3, True), (4, False), (5, False)])
+def test_a_batch_smaller_than_the_ranks_is_refused(batch: int, refused: bool) -> None:
+    line = f"--batch {batch} --devices 4"
+    if refused:
+        with pytest.raises(ValueError, match="use at least 4"):
+            parse(line)
+    else:
+        assert parse(line).optim.batch == batch
+
+
+def test_smoke_is_pure_and_can_be_repeated() -> None:
+    before = configs.to_dict(TREE)
+    toy = configs.smoke(TREE)
+    assert configs.to_dict(TREE) == before
+    assert configs.smoke(TREE) == toy == configs.smoke(toy)
+    assert (toy.smoke, toy.model.model, toy.data.data) == (True, "tiny", "sample")
+    assert configs.validate(toy) is toy
+
+
+def test_smoke_keeps_what_it_has_no_reason_to_change() -> None:
+    toy = parse("--smoke --devices 3 --seed 7 --max-length 40 --runs-dir there --no-prompt")
+    assert (toy.compute.devices, toy.optim.seed, toy.data.max_length) == (3, 7, 40)
+    assert (toy.tracking.runs_dir, toy.data.prompt, toy.model.model) == ("there", False, "tiny")
+
+
+def test_the_experiment_leaves_out_compute_and_tracking() -> None:
+    found = configs.experiment(TREE)
+    assert set(found) == {"recipe", "data", "model", "optim", "smoke"}
+    hardware = parse("--devices 2 --threads 3 --gradient-checkpointing --runs-dir x --keep 9 --name y")
+    assert configs.experiment(hardware) == found
+    assert configs.experiment(with_value("--token-budget", 4096)) != found  # it decides the dropout draws
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_configuration_survives_json_unchanged(name: str) -> None:
+    asked = configs.parse(recipes.load(name).config, ["--clip=None", "--name=a", "--lr=3e-5"], "train.py")
+    for config in (asked, configs.smoke(asked)):
+        assert configs.from_dict(json.loads(json.dumps(configs.to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"optim": {"learning_rate": 1}},
+        {"optimizer": {}},
+        {"data": {"data": "sample", "rows": 3}},
+        {"data": 3},
+    ],
+)
+def test_a_configuration_of_another_version_is_refused(tree: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="another version"):
+        configs.from_dict(tree)
+
+
+def test_local_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("rows", "model", "sample", "tiny"):  # two of them happen to have a reserved name
+        (tmp_path / folder).mkdir()
+    found = parse("--data rows --model model")
+    assert (found.data.data, found.model.model) == (str(tmp_path / "rows"), str(tmp_path / "model"))
+    found = parse("--data sample --model tiny")
+    assert (found.data.data, found.model.model) == ("sample", "tiny")
+    found = parse("--data org/rows --model org/model")
+    assert (found.data.data, found.model.model) == ("org/rows", "org/model")
+
+
+def test_help_typos_and_nonsense_are_answered_without_importing_torch() -> None:
+    # torch takes 1.5 s to import and a modelling file 5 s; --help has to answer in less than one.
+    scripts = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+    asked = [(script, ["--help"], 0, "usage") for script in scripts]
+    asked += [
+        ("train.py", ["arnea"], 2, "did you mean 'arena'"),
+        ("train.py", ["arena", "--batch", "0"], 2, "--batch is 0"),
+        ("train.py", ["--bacth", "3"], 2, "--batch"),
+    ]
+    programs = json.dumps([(script, argv) for script, argv, _, _ in asked])
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAMS, programs], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    answers, imported = json.loads(done.stdout)
+    for (script, argv, code, words), (ended, said) in zip(asked, answers, strict=True):
+        assert (ended, words in said) == (code, True), f"{script} {argv}: {said}"
+    assert imported == []

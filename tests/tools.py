@@ -1,0 +1,93 @@
+"""What several tests use: real training processes, a small model with a real width, and ways to look at a
+run."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+REAL_ARENA = SHARED / "lmsys" / "train.csv"
+
+# A short experiment in float32 on sample rows; 30 rows are odd for 2 and 3 ranks and for a batch of 8.
+SHORT = ["--data", "sample", "--sample-rows", "90", "--max-rows", "30", "--max-length", "80", "--batch", "8"]
+SHORT += [
+    "--max-steps",
+    "6",
+    "--eval-every",
+    "3",
+    "--precision",
+    "fp32",
+    "--threads",
+    "1",
+    "--log-every",
+    "1",
+]
+
+
+@cache
+def wide_model(folder: Path) -> str:
+    """A BERT of hidden size 384 with random weights: toys of 64 hide what threads and bucket orders do to
+    sums."""
+    import transformers
+
+    from lib.models import tiny
+
+    tokenizer = tiny.tokenizer()
+    config = transformers.BertConfig(
+        hidden_size=384,
+        num_hidden_layers=2,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        max_position_embeddings=128,
+        vocab_size=len(tokenizer),
+    )
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def command(*arguments: str, script: str = "train.py") -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / script), *arguments]
+
+
+def run(*arguments: str, script: str = "train.py", timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """A script of the project in a process of its own, without a network."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.run(
+        command(*arguments, script=script), capture_output=True, text=True, timeout=timeout, env=environment
+    )
+
+
+def only_run(runs_dir: Path) -> Path:
+    """The one run folder under `runs_dir`."""
+    (folder,) = runs_dir.glob("*/*")
+    return folder
+
+
+def weights_hash(folder: Path, step: int) -> str:
+    """sha256 over the weights and the optimizer's state of a checkpoint."""
+    found = hashlib.sha256()
+    files = sorted((folder / "checkpoints" / f"step-{step:06d}").rglob("*.safetensors"))
+    assert len(files) == 3, "backbone, head, optimizer"
+    for file in files:
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in metrics(folder, "train")]
+
+
+def status(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "status.json").read_text())
