@@ -8,6 +8,7 @@ import codecs
 import csv
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +137,7 @@ def _read_jsonl(file: Path) -> Iterator[RawRow | Rejected]:
                 continue
             try:
                 values = json.loads(line.decode("utf-8"))
-            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # bytes, syntax, a number of 5,000 digits, nesting
                 yield Rejected.of(where, f"broken JSON: {error}", line.decode("utf-8", "replace").strip())
                 continue
             if isinstance(values, dict):
@@ -149,45 +150,67 @@ def _read_csv(file: Path) -> Iterator[RawRow | Rejected]:
     csv.field_size_limit(2**31 - 1)  # the module's own limit is 128 KiB; a text of 10 MB is a legal row
     with file.open("r", encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
         reader = csv.reader(handle, strict=True)
-        header: list[str] = []
+        header: list[str] | None = None
         end = 0  # a row of a csv spans lines: its place is the line it begins on
         while True:
-            begin, where = end + 1, f"{file.name}:{end + 1}"
+            where = f"{file.name}:{end + 1}"
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                yield Rejected.of(where, f"broken csv: {error}", "")
+                if header is None:
+                    raise ValueError(f"{file}: the line with the columns is broken csv: {error}") from error
+                for number in range(end + 1, reader.line_num + 1):  # all lines that a stray quote swallowed
+                    yield Rejected.of(f"{file.name}:{number}", f"broken csv: {error}", "")
                 end = reader.line_num
                 continue
             end = reader.line_num
             if cells is None:
                 return
-            if begin == 1 and not header:
-                header = cells
-            elif not cells:
+            if not cells:
                 continue
+            if header is None:
+                header = _header(file, cells)
             elif len(cells) != len(header):
                 yield Rejected.of(where, f"{len(cells)} cells under {len(header)} columns", cells)
-            elif any("\udc80" <= sign <= "\udcff" for cell in cells for sign in cell):
+            elif not _is_utf8(cells):
                 shown = [cell.encode("utf-8", "replace").decode() for cell in cells]
                 yield Rejected.of(where, "not UTF-8", shown)
             else:
                 yield RawRow(where, dict(zip(header, cells, strict=True)))
 
 
+def _header(file: Path, cells: list[str]) -> list[str]:
+    """The names of the columns. Raises ValueError when a row could not be read by them."""
+    if not _is_utf8(cells):
+        raise ValueError(f"{file} is not UTF-8; save it as UTF-8")
+    doubled = [name for name, count in Counter(cells).items() if name and count > 1]
+    if doubled:
+        raise ValueError(f"{file} has more than one column named {doubled[0]!r}; keep one of them")
+    return cells
+
+
+def _is_utf8(cells: list[str]) -> bool:
+    """False where reading had to keep a foreign byte as a surrogate."""
+    try:
+        for cell in cells:
+            cell.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read_parquet(file: Path) -> Iterator[RawRow | Rejected]:
     import pyarrow
     import pyarrow.parquet
 
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{file} is no parquet file: {error}") from error
     number = 0
-    for batch in table.iter_batches():
-        for values in batch.to_pylist():
-            yield RawRow(f"{file.name}:{number}", values)
-            number += 1
+    try:
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
+            for values in batch.to_pylist():
+                yield RawRow(f"{file.name}:{number}", values)
+                number += 1
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no parquet file, or a damaged one: {error}") from error
 
 
 def _require_columns(name: str, rows: list[Row], columns: tuple[str, ...]) -> None:
@@ -209,14 +232,16 @@ def _load_hub(config: DataConfig, recipe: Recipe) -> Source:
         raise ValueError(f"{config.data} does not exist; --data takes a file, a folder, a hub id or sample")
     import datasets
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     wanted = config.revision or (recipe.revisions or {}).get(config.data, "main")
     try:
         commit = huggingface_hub.HfApi().dataset_info(config.data, revision=wanted, timeout=10).sha
     except HfHubHTTPError as error:
         raise ValueError(f"hub data set {config.data} at {wanted}: {_one_line(error)}") from error
-    except (OSError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except HFValidationError as error:
+        raise ValueError(f"{config.data} is neither a file here nor a hub id: {_one_line(error)}") from error
+    except (OSError, HTTPError) as error:  # offline mode; no name, no route, no answer
         raise ValueError(
             f"{config.data} is no file here, and the hub cannot be reached ({_one_line(error)}); "
             "give a .csv, .jsonl or .parquet file, or --data sample"

@@ -98,7 +98,7 @@ def _to_examples(rows: list[RawRow], recipe: Recipe, into: Examples) -> list[Exa
 def refuse_rejected(examples: Examples, config: DataConfig) -> None:
     """Raises ValueError when more rows are malformed than `config` allows."""
     rejected, total = examples.rejected, examples.num_read
-    if len(rejected) > config.max_rejected * total:
+    if rejected and len(rejected) / total > config.max_rejected:
         lines = [f"  {row.where}: {row.reason}: {row.value[:120]}" for row in rejected[:5]]
         more = [f"  ... and {len(rejected) - 5} more (all in rejected.jsonl)"] if len(rejected) > 5 else []
         raise ValueError(

@@ -1,0 +1,98 @@
+"""Run by test_ranks.py under 1, 2 and 3 processes: python tests/rank_checks.py MODEL OUT [BAD_STEP ...]
+
+Writes the gradient of one step and what evaluation said to OUT; with BAD_STEPs, trains and lets the last rank meet
+a NaN in each of them.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib import exits, recipe, run
+from lib.config import Config, parse
+from lib.data import rows as encoded_rows
+from lib.data import sources, splits
+from lib.data.rows import Rows
+from lib.evaluation import evaluate
+from lib.task import Task
+from lib.tasks import make as make_task
+from lib.tasks.classify import Classify
+from lib.training import dist
+from lib.training.dist import World
+from lib.training.engine import Ddp, freeze_unused
+from lib.training.loop import Parts, compute
+from tests.tools import SHORT
+
+ODD_ROWS = 29  # odd for 2 and 3 ranks
+BATCH = 13  # one step; micro-batches do not divide evenly either
+
+
+def configuration(model: str, runs_dir: str) -> Config:
+    flags = [*SHORT, "--model", model, "--init", "random", "--runs-dir", runs_dir, "--resume", "never"]
+    return parse(recipe.load("arena").config, [*flags, "--dropout", "0"], "test")
+
+
+def encoded(config: Config) -> tuple[Task, Rows]:
+    arena = recipe.load("arena")
+    task = make_task(arena, config)
+    examples = splits.complete(splits.make(sources.load(config.data, arena), arena), config.data)
+    return task, encoded_rows.pack(task.encode(examples.splits["train"][:ODD_ROWS], lambda: None))
+
+
+def gradient(config: Config, task: Task, rows: Rows, world: World, pieces: int) -> np.ndarray:
+    """The whole gradient of step 1, flat, as the engine sees it before it clips."""
+    optim = dataclasses.replace(config.optim, batch=BATCH, min_micro_batches=pieces)
+    config = dataclasses.replace(config, optim=optim)
+    model = task.build(None)
+    freeze_unused(model, [p for name, p in model.named_parameters() if "pooler" not in name])
+    engine = Ddp(model, config, world, "fp32")
+    parts = object.__new__(Parts)  # compute() needs these five
+    parts.config, parts.world, parts.task, parts.engine, parts.rows = config, world, task, engine, rows
+    compute(parts, run.make_loader(config, rows).step(1))
+    found = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    return torch.cat(found).numpy()
+
+
+def nan_on_one_rank(config: Config, steps: list[int]) -> int:
+    """Train with a loss that is NaN once, on the last rank alone, in each of `steps`."""
+    honest, forward_before, now = Classify.loss, Ddp.forward, {"step": 0}
+
+    def forward(self: Ddp, batch: object, draw: int) -> object:
+        now["step"] = draw // 4099 % 1_000_003  # the inverse of lib.training.loop.draw_of for seed 0
+        return forward_before(self, batch, draw)
+
+    def loss(self: Classify, output: torch.Tensor, batch: object) -> torch.Tensor:
+        value = honest(self, output, batch)  # type: ignore[arg-type]
+        bad = now["step"] in steps and dist.env_rank() == int(os.environ["WORLD_SIZE"]) - 1
+        return value * float("nan") if bad else value
+
+    Classify.loss, Ddp.forward = loss, forward  # type: ignore[assignment, method-assign]
+    return exits.run(lambda: run.train(config), speak=dist.say_on_main)
+
+
+def main(model: str, out: Path, bad_steps: list[int]) -> int:
+    config = configuration(model, str(out / "runs"))
+    if bad_steps:
+        return nan_on_one_rank(config, bad_steps)
+    world = dist.setup(1)
+    task, rows = encoded(config)
+    for pieces in (1, 4):
+        found = gradient(config, task, rows, world, pieces)
+        if world.is_main:
+            np.save(out / f"gradient-{pieces}.npy", found)
+    said = evaluate.predict(task.build(None), task, rows, 600, world, "fp32")
+    if world.is_main:
+        (out / "said.json").write_text(json.dumps(said))
+    dist.leave()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), [int(word) for word in sys.argv[3:]]))

@@ -1,0 +1,312 @@
+"""Rows from files: what is read, what is set aside, and where it stood. No row disappears."""
+
+import codecs
+import dataclasses
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from lib import recipe as recipes
+from lib.config import DataConfig
+from lib.data import sources, splits
+from lib.data.sources import RawRow, Rejected
+from tests.tools import SHARED
+
+ARENA = recipes.load("arena")
+PAIR = dataclasses.replace(ARENA, columns=("text", "label"))
+LMSYS = SHARED / "lmsys"
+
+
+def read(folder: Path, name: str, content: bytes) -> tuple[list[RawRow], list[Rejected]]:
+    file = folder / name
+    file.write_bytes(content)
+    return sources.read_file(file)
+
+
+def load(data: Path | str) -> sources.Source:
+    return sources.load(DataConfig(data=str(data)), PAIR)
+
+
+def places(items: list[RawRow] | list[Rejected]) -> list[str]:
+    return [item.where.partition(":")[2] for item in items]
+
+
+# csv
+
+
+def test_a_csv_row_stands_at_the_line_it_begins_on(tmp_path: Path) -> None:
+    # line 2 is plain, the quotes of the next row span 3 to 5, a blank line is 6, then 7
+    content = b'text,label\none,1\n"two\n""lines""\n and more",2\n\nthree,3\n'
+    rows, rejected = read(tmp_path, "rows.csv", content)
+    assert [row.where for row in rows] == ["rows.csv:2", "rows.csv:3", "rows.csv:7"]
+    assert rows[1].values == {"text": 'two\n"lines"\n and more', "label": "2"}
+    assert rejected == []
+
+
+@pytest.mark.parametrize("content", [b"text,label\r\n1,2\r\n3,4", b"\ntext,label\n1,2\n3,4\n"])
+def test_line_ends_and_a_blank_first_line_make_no_difference(tmp_path: Path, content: bytes) -> None:
+    rows, rejected = read(tmp_path, "rows.csv", content)
+    assert [row.values for row in rows] == [{"text": "1", "label": "2"}, {"text": "3", "label": "4"}]
+    assert rejected == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("rows.csv", b"text,label\n1,2\n"), ("rows.jsonl", b'{"text": "1", "label": "2"}\n')],
+)
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, name: str, content: bytes) -> None:
+    rows, rejected = read(tmp_path, name, codecs.BOM_UTF8 + content)
+    assert [row.values for row in rows] == [{"text": "1", "label": "2"}]
+    assert rejected == []
+
+
+def test_a_nul_byte_stays_in_its_row(tmp_path: Path) -> None:
+    rows, rejected = read(tmp_path, "rows.csv", b"text,label\na\x00b,1\nc,2\n")
+    assert [row.values["text"] for row in rows] == ["a\x00b", "c"]
+    assert rejected == []
+
+
+def test_rows_in_another_encoding_are_set_aside_by_line(tmp_path: Path) -> None:
+    content = 'text,label\nplain,1\nB\u00e4r,2\nrange,3\n"\u00d6l\nund Gas",4\n'.encode("latin-1")
+    rows, rejected = read(tmp_path, "rows.csv", content)
+    assert places(rows) == ["2", "4"]
+    assert [(row.where, row.reason) for row in rejected] == [
+        ("rows.csv:3", "not UTF-8"),
+        ("rows.csv:5", "not UTF-8"),
+    ]
+    assert "B?r" in rejected[0].value
+
+
+def test_emoji_and_the_replacement_character_are_utf8(tmp_path: Path) -> None:
+    rows, _ = read(tmp_path, "rows.csv", "text,label\n\u00fc \U0001f600 \ufffd,1\n".encode())
+    assert rows[0].values["text"] == "\u00fc \U0001f600 \ufffd"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_header_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(ValueError, match=r"rows\.csv is not UTF-8"):
+        read(tmp_path, "rows.csv", "gr\u00f6\u00dfe,label\n1,2\n".encode(encoding))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="more than one column named 'text'"):
+        read(tmp_path, "rows.csv", b"text,text\n1,2\n")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_a_cell_of_10_mb_is_a_legal_row(tmp_path: Path, name: str) -> None:
+    text = "x" * 10_000_000
+    content = f'text,label\n"{text}",1\n' if name.endswith("csv") else json.dumps({"text": text}) + "\n"
+    began_s = time.perf_counter()
+    rows, rejected = read(tmp_path, name, content.encode())
+    assert [row.values["text"] for row in rows] == [text]
+    assert rejected == []
+    assert time.perf_counter() - began_s < 0.5  # 0.05 s; a loop over its characters takes 0.9
+
+
+def test_a_wrong_number_of_cells_is_set_aside_by_line(tmp_path: Path) -> None:
+    rows, rejected = read(tmp_path, "rows.csv", b"text,label\n1,2,3\n4,5\n6\n")
+    assert places(rows) == ["3"]
+    assert [(row.where, row.reason) for row in rejected] == [
+        ("rows.csv:2", "3 cells under 2 columns"),
+        ("rows.csv:4", "1 cells under 2 columns"),
+    ]
+
+
+def test_every_line_that_a_stray_quote_swallowed_is_counted(tmp_path: Path) -> None:
+    # The quote that opens on line 3 is never closed: lines 3 to 6 are lost, and 4 of 5 rows are too many to
+    # be taken for one bad row.
+    rows, rejected = read(tmp_path, "rows.csv", b'text,label\none,1\n"two,2\nthree,3\nfour,4\nfive,5\n')
+    assert (places(rows), places(rejected)) == (["2"], ["3", "4", "5", "6"])
+    assert "broken csv" in rejected[0].reason
+
+
+def test_reading_goes_on_after_broken_quotes(tmp_path: Path) -> None:
+    rows, rejected = read(tmp_path, "rows.csv", b'text,label\n"one"x,1\ntwo,2\n')
+    assert (places(rows), places(rejected)) == (["3"], ["2"])
+
+
+# jsonl
+
+
+def test_broken_jsonl_lines_are_set_aside_with_their_line_and_reason(tmp_path: Path) -> None:
+    lines = [
+        b'{"text": "one"}',
+        b'{"text": "two"',
+        b"",
+        b'["text", "three"]',
+        b'"four"',
+        b'{"text": "\xff"}',
+        b'{"text": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+        b'  {"text": "nine"}  ',
+    ]
+    rows, rejected = read(tmp_path, "rows.jsonl", b"\n".join(lines))
+    assert (places(rows), places(rejected)) == (["1", "9"], ["2", "4", "5", "6", "7", "8"])
+    reasons = [row.reason for row in rejected]
+    assert reasons[1:3] == ["a list, expected an object of columns", "a str, expected an object of columns"]
+    assert all(reason.startswith("broken JSON: ") for reason in (reasons[0], *reasons[3:]))
+    assert max(len(row.value) for row in rejected) <= 2004  # shortened: " ..." after 2000 characters
+
+
+# parquet
+
+
+def test_parquet_rows_keep_their_types_and_row_numbers(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    values = [{"text": ["one"], "label": 1}, {"text": ["two", None], "label": 0}, {"text": None, "label": 1}]
+    table = pyarrow.Table.from_pylist(values)
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet", row_group_size=2)
+    rows, rejected = sources.read_file(tmp_path / "rows.parquet")
+    assert [row.where for row in rows] == [f"rows.parquet:{number}" for number in range(3)]
+    assert [row.values for row in rows] == values
+    assert rejected == []
+
+
+def test_a_damaged_parquet_file_is_refused_or_read_whole(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table({"text": [f"row {number}" * 9 for number in range(300)]})
+    pyarrow.parquet.write_table(table, tmp_path / "whole.parquet")
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 61):
+        damaged = whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
+        try:
+            assert len(read(tmp_path, "rows.parquet", damaged)[0]) == 300
+        except ValueError as error:  # not a subclass: that would be taken for a crash
+            assert type(error) is ValueError
+            assert "rows.parquet" in str(error)
+            refused += 1
+    assert refused
+    with pytest.raises(ValueError, match=r"rows\.parquet is no parquet file"):
+        read(tmp_path, "rows.parquet", whole[: len(whole) // 2])
+
+
+# files and folders
+
+
+def test_rows_in_are_rows_out_and_rejected() -> None:
+    values = {"prompt": '["p"]', "response_a": '["a"]', "response_b": '["b"]'}
+    winners = [(1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 0), (0, 0, 1)]
+    rows = [
+        RawRow(f"rows.csv:{line}", values | dict(zip(ARENA.columns[3:], row, strict=True)))
+        for line, row in enumerate(winners, 2)
+    ]
+    broken = Rejected.of("rows.csv:7", "3 cells under 6 columns", ["a", "b", "c"])
+    examples = splits.make(sources.Source("rows.csv", {"train": rows}, [broken]), ARENA)
+    assert len(examples.splits["train"]) == 3
+    assert [row.where for row in examples.rejected] == ["rows.csv:7", "rows.csv:4", "rows.csv:5"]
+    assert examples.num_read == 6 == 3 + len(examples.rejected)
+
+
+def test_a_row_without_a_column_is_set_aside_by_name() -> None:
+    rows = [RawRow("rows.jsonl:1", {"prompt": '["p"]', "winner_model_a": 1, "winner_model_b": 0})]
+    examples = splits.make(sources.Source("rows.jsonl", {"train": rows}), ARENA)
+    assert examples.splits["train"] == []
+    assert [row.reason for row in examples.rejected] == ["the column winner_tie is missing"]
+
+
+def test_a_missing_column_is_named_beside_those_there_are(tmp_path: Path) -> None:
+    read(tmp_path, "rows.csv", b"text,lable\n1,2\n")
+    with pytest.raises(
+        ValueError, match="lacks the column label; it has lable, text; needed are text, label"
+    ):
+        load(tmp_path / "rows.csv")
+
+
+def test_a_folder_has_one_file_a_split_and_others_are_ignored(tmp_path: Path) -> None:
+    read(tmp_path, "train.csv", b"text,label\n1,2\n")
+    read(tmp_path, "validation.jsonl", b'{"text": 3, "label": 4}\n{"text": 5}\n')
+    for name in ("notes.txt", "train.csv.bak", "all.csv"):
+        (tmp_path / name).write_bytes(b"anything")
+    found = load(tmp_path)
+    assert {split: len(rows) for split, rows in found.splits.items()} == {"train": 1, "validation": 2}
+    assert found.files == {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("train.csv", "validation.jsonl")
+    }
+
+
+def test_two_files_for_one_split_are_both_named(tmp_path: Path) -> None:
+    for name in ("train.csv", "test.csv", "test.parquet"):
+        (tmp_path / name).write_bytes(b"text,label\n1,2\n")
+    with pytest.raises(ValueError, match=r"two files for the split test: test\.csv and test\.parquet"):
+        load(tmp_path)
+
+
+def test_a_folder_without_train_says_what_it_holds(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no train.csv.*it holds: nothing"):
+        load(tmp_path)
+    read(tmp_path, "rows.csv", b"text,label\n1,2\n")
+    with pytest.raises(ValueError, match=r"no train\.csv.*it holds: rows\.csv"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"text,label\n"])
+def test_a_file_without_rows_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"rows\.csv holds no rows"):
+        read(tmp_path, "rows.csv", content)
+
+
+def test_a_path_that_is_no_data_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"rows\.xlsx is no data file; use one of \.csv, \.jsonl, \.parquet"):
+        load(tmp_path / "rows.xlsx")
+    with pytest.raises(ValueError, match=r"missing\.csv cannot be read: No such file"):
+        load(tmp_path / "missing.csv")
+    for path in (tmp_path / "missing", "no/such/folder", "./missing"):
+        with pytest.raises(
+            ValueError, match="does not exist; --data takes a file, a folder, a hub id or sample"
+        ):
+            load(path)
+
+
+def test_sample_rows_are_as_many_as_asked_for() -> None:
+    found = sources.load(DataConfig(data="sample", sample_rows=7), ARENA)
+    assert [row.where for row in found.splits["train"]] == [f"sample row {number}" for number in range(7)]
+
+
+# the hub
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_hub_id_without_a_network_says_at_once_what_to_type(
+    offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    began_s = time.perf_counter()
+    with pytest.raises(ValueError, match="the hub cannot be reached.*give a .csv.*or --data sample"):
+        load("some/rows")
+    assert time.perf_counter() - began_s < 10
+
+
+@pytest.mark.parametrize("name", ["two words", "a--b"])
+def test_a_word_that_is_no_hub_id_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is neither a file here nor a hub id"):
+        load(name)
+
+
+# real rows
+
+
+@pytest.mark.skipif(not LMSYS.is_dir(), reason="needs the real rows of ../shared/data/lmsys")
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_csv_and_jsonl_of_the_real_rows_give_the_same_examples(split: str) -> None:
+    found = {}
+    for suffix in ("csv", "jsonl"):
+        rows, rejected = sources.read_file(LMSYS / f"{split}.{suffix}")
+        found[suffix] = splits.make(sources.Source(suffix, {"train": rows}, rejected), ARENA)
+        assert found[suffix].rejected == []
+    assert found["csv"].splits == found["jsonl"].splits
+    # one row a line of the jsonl file
+    assert found["csv"].num_read == len((LMSYS / f"{split}.jsonl").read_bytes().splitlines())
