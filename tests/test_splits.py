@@ -21,9 +21,13 @@ ANY = DataConfig(max_rejected=0.0)
 
 
 def example(number: int, **values: Any) -> Example:
-    found = {"id": f"row {number}", "group": f"prompt {number}", "context": [f"prompt {number}"], "notes": []}
-    found |= {"texts": [[f"answer {number}"], ["other"]], "label": number % 3} | values  # type: ignore[dict-item]
-    return Example(**found)  # type: ignore[typeddict-item]
+    found: dict[str, Any] = {"id": f"row {number}", "group": f"prompt {number}", "notes": []}
+    found |= {
+        "context": [f"prompt {number}"],
+        "texts": [[f"answer {number}"], ["other"]],
+        "label": number % 3,
+    }
+    return Example(**(found | values))  # type: ignore[typeddict-item]
 
 
 def complete(
@@ -176,17 +180,18 @@ def test_at_most_five_rejected_rows_are_shown(num_rejected: int) -> None:
 
 
 def test_empty_equal_and_doubled_rows_are_used_and_counted() -> None:
-    def row(number: int, first: str, second: str, prompt: str | None = None) -> RawRow:
+    def row(number: int, first: str, second: str, prompt: str | None = None, label: int = 0) -> RawRow:
         turns = {"prompt": [prompt or f"prompt {number}"], "response_a": [first], "response_b": [second]}
-        winners = {"winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0}
+        winners = {name: int(place == label) for place, name in enumerate(ARENA.columns[3:])}
         values = {"id": number} | {name: json.dumps(value) for name, value in turns.items()} | winners
         return RawRow(f"rows.csv:{number + 2}", values)
 
     rows = [row(number, f"a{number}", f"b{number}") for number in range(60)]
     rows += [row(60, "", "b"), row(61, " \n", ""), row(62, "same", "same")]
     rows += [row(number, "a", "b", prompt="again") for number in (63, 64, 65)]
+    rows += [row(66, "a", "b", prompt="again", label=1)]  # another verdict is no double
     found = splits.complete(splits.make(Source("rows.csv", {"train": rows}), ARENA), ANY)
-    assert sum(map(len, found.splits.values())) == 66
+    assert sum(map(len, found.splits.values())) == 67
     # empty: one text of row 60 and both of row 61; equal: row 62 only, as " \n" is not ""; doubles: 64 and 65
     assert found.counts == {"empty response": 3, "A equal to B": 1, "exact doubles": 2}
 
@@ -208,6 +213,8 @@ def test_fingerprints_see_every_change_of_the_rows() -> None:
     changed = [*rows[:50], example(50, texts=[["another answer"], ["other"]]), *rows[51:]]
     after = splits.complete(Examples({"train": changed}), ANY).fingerprints()
     assert (after["data"] == before["data"], after["split"] == before["split"]) == (False, True)
+    changed = [*rows[:50], example(50, id="another id"), *rows[51:]]
+    assert splits.complete(Examples({"train": changed}), ANY).fingerprints()["split"] != before["split"]
     fewer = splits.complete(Examples({"train": rows[:99]}), ANY).fingerprints()
     assert fewer["split"] != before["split"]
     assert splits.complete(Examples({"train": list(rows)}), ANY).fingerprints() == before

@@ -62,12 +62,18 @@ def fingerprint(tokenizer: Any) -> str:
 
 def tokenize(tokenizer: Any, texts: list[str], between: Callable[[], None] = lambda: None) -> list[Tokens]:
     """Ids of each text, no special tokens. `between` runs between chunks and may raise to stop."""
+    unknown = tokenizer.unk_token_id
+    specials = [i for i in tokenizer.all_special_ids if i != unknown]
     found: list[Tokens] = []
     for first in range(0, len(texts), CHUNK):
         between()
         chunk = [text.encode("utf-8", "replace").decode("utf-8") for text in texts[first : first + CHUNK]]
         encodings = tokenizer.backend_tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
-        found += [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+        for encoding in encodings:
+            ids = np.asarray(encoding.ids, dtype=np.int32)
+            if unknown is not None:  # a Unigram model (deberta-v3, T5) has "[SEP]" among its ordinary pieces
+                ids[np.isin(ids, specials)] = unknown
+            found.append(ids)
     return found
 
 

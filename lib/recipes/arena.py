@@ -186,7 +186,7 @@ def _turns(name: str, value: object) -> list[str]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # syntax, a number of 5,000 digits, nesting
             raise ValueError(f"{name} is no JSON list of turns: {error}") from error
     if not isinstance(value, list):
         raise ValueError(f"{name} is {type(value).__name__}, expected a list of turns")

@@ -1,0 +1,239 @@
+"""The contestants of `scripts/bench.py arena`: each trains the same model on the same rows, in a process of its own.
+
+An arm is told what to do by a JSON object on its command line and answers with one as its last line.
+"""
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib import recipe as recipes
+from lib.config import Config
+from lib.data import rows as encoded_rows
+from lib.data import sources, splits
+from lib.data.collate import Grouped, TokenGroup
+from lib.data.rows import Rows
+from lib.evaluation import evaluate, metrics
+from lib.models.heads import Classifier
+from lib.models.placement import place
+from lib.run import make_loader
+from lib.tasks import make as make_task
+from lib.tasks.classify import Classify
+from lib.training import dist, precision
+from lib.training.engine import Ddp, freeze_unused
+from lib.training.loop import draw_of
+from lib.training.optim import learning_rate
+
+WARM_UP_STEPS = 2  # not counted: allocators, kernels and caches settle
+
+
+@dataclass
+class Setting:
+    """What all arms share."""
+
+    config: Config
+    task: Classify
+    train: Rows
+    validation: Rows
+
+    def model(self) -> Classifier:
+        """The same fresh model for every arm with this seed; its unused pooler frozen."""
+        model = self.task.build(None)
+        freeze_unused(model, [p for name, p in model.named_parameters() if "pooler" not in name])
+        return model
+
+
+def prepare(order: dict[str, Any]) -> Setting:
+    recipe = recipes.load("arena")
+    config = recipe.config
+    config = replace(
+        config,
+        data=replace(config.data, data=order["data"], max_length=order["max_length"]),
+        optim=replace(config.optim, batch=order["batch"], epochs=1, seed=order["seed"], precision="bf16"),
+    )
+    task = make_task(recipe, config)
+    assert isinstance(task, Classify)
+    found = splits.complete(splits.make(sources.load(config.data, recipe), recipe), config.data).splits
+    train = encoded_rows.pack(task.encode(found["train"][: order["rows"]]))
+    validation = encoded_rows.pack(task.encode(found["validation"][: order["validation_rows"]]))
+    return Setting(config, task, train, validation)
+
+
+def ours(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
+    """The loop's own parts: loader, engine, task."""
+    config, task = setting.config, setting.task
+    world = dist.setup(order["threads"])
+    model = place(setting.model(), world.device, "bf16")
+    engine, loader = Ddp(model, config, world, "bf16"), make_loader(config, setting.train)
+    clock = Clock()
+    real = computed = 0
+    for number in range(1, loader.num_steps + 1):
+        step = loader.step(number)
+        for piece in step.micro_batches:
+            batch = task.collate(setting.train, piece.rows)
+            loss = task.loss(engine.forward(batch, draw_of(config.optim.seed, number, piece.number)), batch)
+            engine.backward(loss, 1 / step.num_targets, last=True)
+            real, computed = real + batch.real_tokens, computed + batch.computed_tokens
+        engine.step(learning_rate(number, loader.num_steps, config.optim))
+        clock.tick(step.num_rows)
+    return clock.result() | {"real_share": real / computed, "loss": validation_loss(model, setting)}
+
+
+def plain_loop(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
+    """The notes' script: float32, every sequence padded to --max-length, rows in random order."""
+    model, rows, config = setting.model(), setting.train, setting.config
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr)
+    order_of_rows = np.random.default_rng(config.optim.seed).permutation(len(rows))
+    clock = Clock(warm_up=order["warm_up"])
+    model.train()
+    for begin in range(0, len(rows), config.optim.batch):
+        chosen = order_of_rows[begin : begin + config.optim.batch]
+        logits = model(padded(rows, chosen, setting.task.specials.pad, config.data.max_length))
+        F.cross_entropy(logits, torch.from_numpy(rows.labels[chosen])).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        clock.tick(len(chosen))
+    return clock.result()
+
+
+def padded(rows: Rows, chosen: np.ndarray, pad: int, width: int | None) -> Grouped:
+    """Both texts of the chosen rows in one tensor, padded to `width`, or to the longest of them."""
+    sequences = [sequence for row in chosen for sequence in rows.sequences_of(int(row))]
+    lengths = np.array([len(ids) for ids in sequences])
+    width = width or int(lengths.max())
+    ids = np.full((len(sequences), width), pad, dtype=np.int64)
+    for place_, sequence in enumerate(sequences):
+        ids[place_, : len(sequence)] = sequence
+    mask = torch.from_numpy((np.arange(width) < lengths[:, None]).astype(np.int64))
+    group = TokenGroup(torch.from_numpy(ids), mask)
+    return Grouped([group], torch.arange(len(sequences)), int(lengths.sum()), ids.size)
+
+
+class ForTrainer(nn.Module):
+    """The same classifier with the outputs the Hugging Face Trainer expects."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, model: Classifier, mean_of_means: bool) -> None:
+        super().__init__()
+        self.model = model
+        # the Trainer looks for **kwargs in forward and then leaves the division by accumulation steps to the model
+        self.accepts_loss_kwargs = mean_of_means
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        grouped = Grouped([TokenGroup(input_ids, attention_mask)], torch.arange(len(input_ids)), 0, 0)
+        logits = self.model(grouped)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
+    """transformers' Trainer: at its best (bf16, rows of like length together, dynamic padding) or at its default
+    (float32, random order, padded to --max-length)."""
+    import transformers
+
+    config, rows, best = setting.config, setting.train, order["best"]
+    model = setting.model()
+    if order.get("attention"):
+        model.backbone.set_attn_implementation(order["attention"])
+
+    def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        chosen = np.array([item["row"] for item in items])
+        grouped = padded(rows, chosen, setting.task.specials.pad, None if best else config.data.max_length)
+        (group,) = grouped.groups
+        assert group.mask is not None
+        labels = torch.from_numpy(rows.labels[chosen])
+        return {"input_ids": group.ids, "attention_mask": group.mask, "labels": labels}
+
+    clock = Clock(warm_up=order["warm_up"])
+
+    class Tick(transformers.TrainerCallback):
+        def on_step_end(self, *arguments: Any, **others: Any) -> None:
+            clock.tick(config.optim.batch)
+
+    import datasets
+
+    lengths = rows.longest_by_row().tolist()
+    data = datasets.Dataset.from_dict({"row": list(range(len(rows))), "length": lengths})
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=config.optim.batch // order["accumulate"],
+            gradient_accumulation_steps=order["accumulate"],
+            num_train_epochs=1,
+            learning_rate=config.optim.lr,
+            warmup_steps=int(np.ceil(0.1 * np.ceil(len(rows) / config.optim.batch))),
+            weight_decay=config.optim.weight_decay,
+            bf16=best,
+            use_cpu=True,
+            train_sampling_strategy="group_by_length" if best else "random",
+            length_column_name="length",
+            remove_unused_columns=False,
+            seed=config.optim.seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        made = transformers.Trainer(
+            model=ForTrainer(model, False),
+            args=arguments,
+            train_dataset=data,
+            data_collator=collate,
+            callbacks=[Tick()],
+        )
+        made.model_accepts_loss_kwargs = False
+        made.train()
+    return clock.result() | ({"loss": validation_loss(model, setting)} if best else {})
+
+
+class Clock:
+    """Rows per second over the steps after the warm-up."""
+
+    def __init__(self, warm_up: int = WARM_UP_STEPS) -> None:
+        self.warm_up, self.steps, self.rows = warm_up, 0, 0
+        self.began_s = self.now_s = time.perf_counter()
+
+    def tick(self, rows: int) -> None:
+        """A step of `rows` rows is done."""
+        self.steps += 1
+        self.now_s = time.perf_counter()
+        if self.steps <= self.warm_up:
+            self.began_s = self.now_s
+        else:
+            self.rows += rows
+
+    def result(self) -> dict[str, Any]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return {"rows_per_s": self.rows / (self.now_s - self.began_s), "peak_gib": peak}
+
+
+def validation_loss(model: Classifier, setting: Setting) -> float:
+    """Log loss on the validation rows, computed the same way for every arm."""
+    world = dist.World(0, 1, torch.device("cpu"), "", torch.get_num_threads())
+    with precision.autocast("bf16", world.device):
+        said = evaluate.predict(model, setting.task, setting.validation, 8192, world, "bf16")
+    return metrics.log_loss(said)
+
+
+ARMS = {"ours": ours, "trainer": trainer, "plain loop": plain_loop}
+
+
+def main(order: dict[str, Any]) -> None:
+    torch.set_num_threads(order["threads"])
+    result = ARMS[order["arm"]](prepare(order), order)
+    print(json.dumps(result | {"load": os.getloadavg()[0]}), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
