@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -139,6 +140,7 @@ class Tracker:
             self._bar.close()
             self._bar = None
         for file in (self._log, self._metrics):
-            if file is not None:
-                file.close()
+            with suppress(OSError):  # a full disk: lines that could not be written were warned of
+                if file is not None:
+                    file.close()
         self._log = self._metrics = None

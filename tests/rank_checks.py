@@ -1,7 +1,7 @@
 """Run by test_ranks.py under 1, 2 and 3 processes: python tests/rank_checks.py MODEL OUT [BAD_STEP ...]
 
-Writes the gradient of one step and what evaluation said to OUT; with BAD_STEPs, trains and lets the last rank meet
-a NaN in each of them.
+Writes the gradient of one step and what evaluation said to OUT; with BAD_STEPs, trains and lets the last rank
+meet a NaN in each of them.
 """
 
 import dataclasses

@@ -1,4 +1,5 @@
-"""A checkpoint is whole or not used: every flipped bit, cut, and missing file is noticed; nothing half-written stays."""
+"""A checkpoint is whole or not used: every flipped bit, cut, and missing file is noticed; nothing
+half-written stays."""
 
 import os
 import random

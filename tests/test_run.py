@@ -1,0 +1,324 @@
+"""Whole runs of every recipe, found by glob: the sixth is tested without an edit here."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib import exits, recipe, run
+from lib.config import Config, parse
+from lib.data import rows as encoded_rows
+from lib.tasks import make as make_task
+from lib.tasks.classify import Classify
+from lib.training import checkpoint
+from lib.training.dist import World
+from lib.training.engine import Ddp, freeze_unused
+from tests.tools import ROOT, SHORT, command, metrics, only_run, status
+from tests.tools import run as run_script
+
+TINY = [*SHORT, "--model", "tiny", "--init", "random"]
+
+
+def configuration(*flags: str, name: str = "arena") -> Config:
+    return parse(recipe.load(name).config, list(flags), "test")
+
+
+def train(*flags: str) -> int:
+    """A run inside this process, as scripts/train.py does it; its exit code."""
+    return exits.run(lambda: run.train(configuration(*flags)))
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_smoke_goes_the_whole_path_with_a_stop_and_a_resume(name: str, tmp_path: Path) -> None:
+    done = run_script(name, "--smoke", "--runs-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "smoke: stopped at step 3 as planned" in done.stdout
+    assert "the newest unfinished run of this experiment" in done.stdout
+    folder = only_run(tmp_path)
+    assert [line["step"] for line in metrics(folder, "train")] == [1, 2, 3, 4, 5, 6]
+    files = {path.name for path in folder.iterdir()}
+    assert files >= {"config.json", "run.json", "status.json", "metrics.jsonl", "train.log", "checkpoints"}
+    assert files >= {"predictions", "scores.json", "report.html"} and "encoded" not in files
+    assert status(folder)["exit_code"] == 0
+    # a fresh process, from the checkpoint alone
+    again = run_script(str(folder), "--split", "validation", script="evaluate.py")
+    assert again.returncode == 0, again.stderr
+    assert "the same to the last digit as training reported" in again.stdout
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_eight_rows_get_memorized(name: str) -> None:
+    config = configuration(
+        "--model", "tiny", "--init", "random", "--max-length", "96", "--lr", "3e-3", name=name
+    )
+    config = replace(config, optim=replace(config.optim, batch=8, warmup=0.0, schedule="constant"))
+    chosen = recipe.load(name)
+    task = make_task(chosen, config)
+    examples = [chosen.to_example(row) for row in chosen.sample(8, 0)]
+    rows = encoded_rows.pack(task.encode(examples, lambda: None))
+    world = World(0, 1, torch.device("cpu"), "", 1)
+    engine = Ddp(task.build(None), config, world, "fp32")
+    batch = task.collate(rows, tuple(range(8)))
+    for step in range(150):
+        loss = task.loss(engine.forward(batch, draw=step), batch)
+        engine.backward(loss, 1 / 8, last=True)
+        engine.step(3e-3)
+    # far below the 3-class prior's ln 3 = 1.10, with dropout 0.1 still on
+    assert loss.item() / 8 < 0.1
+
+
+def test_saved_backbone_opens_with_plain_transformers(finished: Path) -> None:
+    import transformers
+    from safetensors.torch import load_file
+
+    folder = finished / "checkpoints" / "best" / "backbone"
+    model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    stored = load_file(folder / "model.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
+    assert transformers.AutoTokenizer.from_pretrained(folder)("a").input_ids
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("finished")
+    assert train(*TINY, "--runs-dir", str(runs)) == 0
+    return only_run(runs)
+
+
+def test_a_finished_run_is_never_reopened_and_a_second_begins(finished: Path, tmp_path: Path) -> None:
+    runs = finished.parents[1]
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert train(*TINY, "--runs-dir", str(runs), "--stop-at", "1") == 75
+    assert (finished / "metrics.jsonl").read_bytes() == before
+    assert len(list(runs.glob("*/*"))) == 2
+
+
+def test_predictions_scores_and_status_agree(finished: Path) -> None:
+    scores = json.loads((finished / "scores.json").read_text())
+    assert scores["checkpoint"] == (finished / "checkpoints" / "best").resolve().name
+    for split, found in scores["splits"].items():
+        said = [
+            json.loads(line)
+            for line in (finished / "predictions" / f"{split}.jsonl").read_text().splitlines()
+        ]
+        assert len(said) == found["num_rows"] == len({row["id"] for row in said})
+        assert found["num_false"] == sum(row["prediction"] != row["label"] for row in said)
+        assert found["scores"]["log_loss"]["value"] == pytest.approx(
+            -sum(math.log(row["probabilities"][row["label"]]) for row in said) / len(said), abs=1e-6
+        )
+        assert {"majority class", "length only"} == found["baselines"].keys()
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_ends_the_same(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*TINY, "--runs-dir", str(tmp_path)]
+    assert train(*flags, "--save-every", "1", "--stop-at", "4") == 75
+    folder = only_run(tmp_path)
+    weights = folder / "checkpoints" / "step-000004" / "optimizer.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    weights.write_bytes(damaged)
+    assert train(*flags, "--save-every", "1") == 0
+    assert "step-000004 is not used" in capsys.readouterr().out
+    assert [line["loss"] for line in metrics(folder, "train")] == [
+        line["loss"] for line in metrics(finished, "train")
+    ]
+
+
+def test_changed_data_is_refused_on_resume_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [json.dumps(row) for row in recipe.load("arena").sample(90, 0)]
+    file.write_text("\n".join(rows))
+    flags = [*TINY, "--data", str(file), "--runs-dir", str(tmp_path / "runs")]
+    assert train(*flags, "--stop-at", "1") == 75
+    file.write_text("\n".join(rows).replace("metronome", "tuning fork"))
+    assert train(*flags) == 3
+    assert "fingerprint of data changed" in capsys.readouterr().err
+    file.write_text("\n".join(rows))
+    assert train(*flags) == 0  # put back, it goes on
+    assert len(list((tmp_path / "runs" / "arena").iterdir())) == 1
+
+
+def test_resume_by_timestamp_by_path_and_of_another_experiment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*TINY, "--runs-dir", str(tmp_path)]
+    assert train(*flags, "--stop-at", "1") == 75
+    folder = only_run(tmp_path)
+    assert train(*flags, "--resume_timestamp", folder.name, "--lr", "1e-3") == 3
+    assert "optim.lr was 0.0001, is 0.001" in capsys.readouterr().err
+    assert train(*flags, "--resume_timestamp", folder.name, "--stop-at", "2") == 75
+    assert train(*flags, "--resume", str(folder), "--stop-at", "3") == 75
+    assert train(*flags, "--resume", "20000101_000000") == 2
+    assert folder.name in capsys.readouterr().err
+    assert status(folder)["step"] == 3
+
+
+def test_a_live_run_is_not_touched_and_a_dead_ones_lock_is_taken_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*TINY, "--runs-dir", str(tmp_path)]
+    assert train(*flags, "--stop-at", "1") == 75
+    folder = only_run(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from lib.runs.folder import RunFolder
+folder = RunFolder(Path({str(folder)!r})); folder.lock(); print("held", flush=True); time.sleep(600)
+"""],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    assert train(*flags) == 2
+    assert f"pid {holder.pid}" in capsys.readouterr().err
+    holder.kill()
+    holder.wait()
+    assert train(*flags, "--stop-at", "2") == 75
+
+
+def test_a_signal_during_evaluation_saves_and_the_evaluation_is_made_up_for(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [*TINY, "--runs-dir", str(tmp_path)]
+    honest = Classify.predict
+
+    def with_signal(self: Classify, *arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        return honest(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Classify, "predict", with_signal)
+    # 600 tokens a batch: the flag is seen between the first and the second of several
+    assert train(*flags, "--token-budget", "600") == 75
+    monkeypatch.undo()
+    assert train(*flags, "--token-budget", "600") == 0
+    folder = only_run(tmp_path)
+    assert [line["step"] for line in metrics(folder, "validation")] == [3, 6]
+
+
+def test_a_signal_while_tokenizing_ends_with_75_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Classify.encode
+
+    def with_signal(self: Classify, *arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        return honest(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Classify, "encode", with_signal)
+    assert train(*TINY, "--runs-dir", str(tmp_path)) == 75
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_out_of_memory_saves_halves_the_budget_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*TINY, "--runs-dir", str(tmp_path)]
+    honest = Ddp.forward
+    calls = {"n": 0}
+
+    def short_of_memory(self: Ddp, batch: object, draw: int) -> object:
+        calls["n"] += 1
+        if calls["n"] == 7:  # the second step (4 micro-batches a step)
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return honest(self, batch, draw)
+
+    monkeypatch.setattr(Ddp, "forward", short_of_memory)
+    assert train(*flags) == 75
+    assert "halved to 4096" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert train(*flags) == 0
+    folder = only_run(tmp_path)
+    assert [line["step"] for line in metrics(folder, "train")] == [1, 2, 3, 4, 5, 6]
+    assert checkpoint.read_state(checkpoint.all_in(folder / "checkpoints")[0])["token_budget"] == 4096
+
+
+def test_frozen_backbone_trains_the_head_only(tmp_path: Path) -> None:
+    flags = ["--model", "tiny", "--max-length", "64", "--freeze", "all"]
+    config = configuration(*flags)
+    task = make_task(recipe.load("arena"), config)
+    model = task.build(None)
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"head"}
+    freeze_unused(model, list(model.parameters()))
+    model.train()
+    assert not model.backbone.training and model.head.training
+
+
+def test_losing_the_log_costs_a_warning_and_not_the_run(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lib.tracking import Tracker
+
+    def full(path: Path) -> object:
+        return (
+            open("/dev/full", "w", buffering=1) if path.name == "train.log" else path.open("a", buffering=1)
+        )
+
+    monkeypatch.setattr(Tracker, "_open", staticmethod(full))
+    assert train(*TINY, "--runs-dir", str(tmp_path)) == 0
+    assert capsys.readouterr().out.count("the log cannot be written") == 1
+    assert [line["loss"] for line in metrics(only_run(tmp_path), "train")] == [
+        line["loss"] for line in metrics(finished, "train")
+    ]
+
+
+def test_wandb_offline_follows_from_a_process_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    assert train(*TINY, "--runs-dir", str(tmp_path), "--wandb", "offline") == 0
+    folder = only_run(tmp_path)
+    for _ in range(300):
+        if (
+            list(folder.glob("wandb/offline-run-*/*.wandb"))
+            and "Find logs" in (folder / "wandb.log").read_text()
+        ):
+            break
+        time.sleep(0.1)
+    (written,) = folder.glob("wandb/offline-run-*/*.wandb")
+    assert written.stat().st_size > 1000
+
+
+def test_tokens_in_the_environment_appear_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    canary = "hf_canary_5f3a9c"
+    monkeypatch.setenv("HF_TOKEN", canary)
+    monkeypatch.setenv("WANDB_API_KEY", canary)
+    assert train(*TINY, "--runs-dir", str(tmp_path)) == 0
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or canary.encode() not in path.read_bytes(), path
+
+
+def test_plain_torchrun_defaults_to_arena(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d",
+         "--rdzv-endpoint=localhost:0", *command(*TINY, "--runs-dir", str(tmp_path), "--stop-at", "1")[1:]],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 1  # torchrun's own answer, whatever the workers' code
+    folder = only_run(tmp_path)
+    assert folder.parent.name == "arena"
+    assert status(folder)["exit_code"] == 75
+    assert "2 ranks on cpu" in done.stdout
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were() -> object:
+    """run.train takes over the signals of this process; give them back."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
