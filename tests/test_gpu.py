@@ -1,4 +1,4 @@
-"""What only a GPU can show: nccl, bf16 on the device, memory probing, compile. `bash tests/run.sh --gpu`."""
+"""What only a GPU can show: nccl, bf16, memory probing, compile (bash tests/run.sh --gpu)."""
 
 import json
 import os
@@ -54,7 +54,8 @@ def test_nccl_is_chosen_under_torchrun(flags: list[str], tmp_path: Path) -> None
 
 
 def test_token_budget_is_halved_until_it_fits(flags: list[str], tmp_path: Path) -> None:
-    """A budget of a million tokens in a corner of the memory: 11 MB of weights fit, the activations do not."""
+    """A budget of a million tokens in a corner of the memory: 11 MB of weights fit, the activations do
+    not."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(600 * 2**20 / total)
     try:

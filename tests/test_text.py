@@ -198,6 +198,12 @@ def test_a_special_token_spelled_in_a_text_stays_text(name: str) -> None:
         assert not framing & set(found.tolist()), words
 
 
+def test_a_spelled_special_token_keeps_its_letters_where_the_vocabulary_can_write_it() -> None:
+    # byte b has the id 4 + b - 33: "[" 91, "S" 83, "E" 69, "P" 80, "]" 93
+    (found,) = text.tokenize(text.prepare_tokenizer(tiny.tokenizer()), ["[SEP]"])
+    assert found.tolist() == [62, 54, 40, 51, 64]
+
+
 @pytest.mark.skipif(not BERT.is_dir(), reason="needs ../shared/data/tokenizers/bert-base-uncased")
 def test_ids_are_those_of_transformers_without_special_tokens() -> None:
     tokenizer = tokenizer_of(BERT)

@@ -1,4 +1,4 @@
-"""The contestants of `scripts/bench.py arena`: each trains the same model on the same rows, in a process of its own.
+"""The contestants of `scripts/bench.py arena`: the same model on the same rows, each in a process of its own.
 
 An arm is told what to do by a JSON object on its command line and answers with one as its last line.
 """
@@ -29,7 +29,7 @@ from lib.models.placement import place
 from lib.run import make_loader
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
-from lib.training import dist, precision
+from lib.training import dist
 from lib.training.engine import Ddp, freeze_unused
 from lib.training.loop import draw_of
 from lib.training.optim import learning_rate
@@ -56,8 +56,10 @@ class Setting:
 def prepare(order: dict[str, Any]) -> Setting:
     recipe = recipes.load("arena")
     config = recipe.config
+    model = config.model if not order.get("no_dropout") else replace(config.model, dropout=0.0)
     config = replace(
         config,
+        model=model,
         data=replace(config.data, data=order["data"], max_length=order["max_length"]),
         optim=replace(config.optim, batch=order["batch"], epochs=1, seed=order["seed"], precision="bf16"),
     )
@@ -121,25 +123,24 @@ def padded(rows: Rows, chosen: np.ndarray, pad: int, width: int | None) -> Group
 
 
 class ForTrainer(nn.Module):
-    """The same classifier with the outputs the Hugging Face Trainer expects."""
+    """The same classifier with the outputs that the Hugging Face Trainer expects. Like transformers' own
+    classifiers it takes **kwargs, and the Trainer concludes that it divides the loss, which neither does."""
 
-    accepts_loss_kwargs = False
-
-    def __init__(self, model: Classifier, mean_of_means: bool) -> None:
+    def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model
-        # the Trainer looks for **kwargs in forward and then leaves the division by accumulation steps to the model
-        self.accepts_loss_kwargs = mean_of_means
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **others: Any
+    ) -> dict[str, Tensor]:
         grouped = Grouped([TokenGroup(input_ids, attention_mask)], torch.arange(len(input_ids)), 0, 0)
         logits = self.model(grouped)
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
 def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
-    """transformers' Trainer: at its best (bf16, rows of like length together, dynamic padding) or at its default
-    (float32, random order, padded to --max-length)."""
+    """transformers' Trainer: at its best (bf16, rows of like length together, dynamic padding) or at its
+    default (float32, random order, padded to --max-length)."""
     import transformers
 
     config, rows, best = setting.config, setting.train, order["best"]
@@ -157,7 +158,15 @@ def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
 
     clock = Clock(warm_up=order["warm_up"])
 
+    norms: list[float] = []
+
     class Tick(transformers.TrainerCallback):
+        def on_pre_optimizer_step(self, *arguments: Any, **others: Any) -> None:
+            if order["accumulate"] > 1:  # asked for the gradient, not for speed
+                norms.append(
+                    nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+                )
+
         def on_step_end(self, *arguments: Any, **others: Any) -> None:
             clock.tick(config.optim.batch)
 
@@ -174,6 +183,7 @@ def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
             learning_rate=config.optim.lr,
             warmup_steps=int(np.ceil(0.1 * np.ceil(len(rows) / config.optim.batch))),
             weight_decay=config.optim.weight_decay,
+            max_grad_norm=1.0 if order["accumulate"] == 1 else 0.0,
             bf16=best,
             use_cpu=True,
             train_sampling_strategy="group_by_length" if best else "random",
@@ -186,15 +196,49 @@ def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
             disable_tqdm=True,
         )
         made = transformers.Trainer(
-            model=ForTrainer(model, False),
+            model=ForTrainer(model),
             args=arguments,
             train_dataset=data,
             data_collator=collate,
             callbacks=[Tick()],
         )
-        made.model_accepts_loss_kwargs = False
+        if order["loss_kwargs"] is not None:
+            made.model_accepts_loss_kwargs = order["loss_kwargs"]
         made.train()
+    if norms:
+        return {"gradient_norm": norms[0]}
     return clock.result() | ({"loss": validation_loss(model, setting)} if best else {})
+
+
+def gradient(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
+    """The norm of our gradient of the first step, rows as the Trainer draws them: all of them."""
+    config, task = setting.config, setting.task
+    model = setting.model()
+    model.train()
+    batch = task.collate(setting.train, tuple(range(len(setting.train))))
+    (task.loss(model(batch.inputs), batch) / config.optim.batch).backward()
+    return {
+        "gradient_norm": nn.utils.get_total_norm(
+            [p.grad for p in model.parameters() if p.grad is not None]
+        ).item()
+    }
+
+
+def all_reduce(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
+    """Seconds that the exchange of one whole gradient takes between two otherwise idle ranks."""
+    import torch.distributed as torch_dist
+
+    dist.setup(1)
+    size = sum(parameter.numel() for parameter in setting.model().parameters() if parameter.requires_grad)
+    flat = torch.zeros(size)
+    seconds = []
+    for _ in range(8):
+        dist.barrier()
+        began_s = time.perf_counter()
+        torch_dist.all_reduce(flat)
+        seconds.append(time.perf_counter() - began_s)
+    dist.leave()
+    return {"seconds": sorted(seconds)[4]}
 
 
 class Clock:
@@ -221,12 +265,18 @@ class Clock:
 def validation_loss(model: Classifier, setting: Setting) -> float:
     """Log loss on the validation rows, computed the same way for every arm."""
     world = dist.World(0, 1, torch.device("cpu"), "", torch.get_num_threads())
-    with precision.autocast("bf16", world.device):
-        said = evaluate.predict(model, setting.task, setting.validation, 8192, world, "bf16")
+    task: Any = setting.task
+    said = evaluate.predict(model, task, setting.validation, 8192, world, "bf16")
     return metrics.log_loss(said)
 
 
-ARMS = {"ours": ours, "trainer": trainer, "plain loop": plain_loop}
+ARMS = {
+    "ours": ours,
+    "trainer": trainer,
+    "plain loop": plain_loop,
+    "gradient": gradient,
+    "all-reduce": all_reduce,
+}
 
 
 def main(order: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ def cut(indices: np.ndarray, rows: Rows, token_budget: int, min_pieces: int) -> 
     while True:
         bounds = _equal_bounds(cost, pieces)
         sums = np.add.reduceat(tokens, bounds[:-1])
-        if (sums <= token_budget).all() or pieces == len(indices):
+        if ((sums <= token_budget) | (np.diff(bounds) == 1)).all():
             break
         pieces += 1
     return [
@@ -111,7 +111,7 @@ class Loader:
         self.rows, self.batch, self.seed = rows, batch, seed
         self.token_budget, self.min_micro_batches = token_budget, min_micro_batches
         self.steps_per_epoch = math.ceil(len(rows) / batch)
-        self.num_steps = math.ceil(self.steps_per_epoch * epochs)
+        self.num_steps = math.ceil(round(self.steps_per_epoch * epochs, 6))  # 10 * 1.1 is 11.000000000000002
         if max_steps is not None:
             self.num_steps = min(self.num_steps, max_steps)
         self._order = lru_cache(maxsize=2)(self._order_of_epoch)

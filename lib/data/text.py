@@ -62,8 +62,7 @@ def fingerprint(tokenizer: Any) -> str:
 
 def tokenize(tokenizer: Any, texts: list[str], between: Callable[[], None] = lambda: None) -> list[Tokens]:
     """Ids of each text, no special tokens. `between` runs between chunks and may raise to stop."""
-    unknown = tokenizer.unk_token_id
-    specials = [i for i in tokenizer.all_special_ids if i != unknown]
+    specials, unknown = tokenizer.all_special_ids, tokenizer.unk_token_id
     found: list[Tokens] = []
     for first in range(0, len(texts), CHUNK):
         between()

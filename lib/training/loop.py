@@ -288,8 +288,10 @@ def evaluate(parts: Parts, progress: Progress) -> bool:
 def save(parts: Parts, progress: Progress) -> None:
     """Write a checkpoint on rank 0; the tensors are copied now, the disk is written while training goes
     on."""
+    began_s = time.perf_counter()
     if parts.world.is_main:
         write_checkpoint(parts, progress, parts.config.optim.token_budget)
+    parts.tracker.record("checkpoint", step=progress.step, stalled=time.perf_counter() - began_s)
     parts.writer.last_s = time.monotonic()
 
 
