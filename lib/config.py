@@ -22,7 +22,7 @@ class DataConfig:
     (generated)."""
     revision: str | None = None
     """Branch, tag or commit of a hub data set. None: what the recipe pins, else `main`."""
-    sample_rows: int = 2000
+    sample_rows: int = 1000
     """How many rows `--data sample` generates."""
     max_rows: int | None = None
     """Use only the first rows of each split. None: all."""

@@ -73,13 +73,13 @@ def test_a_step_counts_its_own_rows_and_targets() -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "max_steps", "num_steps"),
-    # 80 rows in batches of 8 make 10 steps an epoch; in floating point 10 * 1.1 is 11.000000000000002
-    [(1, None, 10), (1.1, None, 11), (0.05, None, 1), (2.31, None, 24), (3, 7, 7), (1, 10, 10), (1, 11, 10)],
+    # 200 rows in batches of 8 make 25 steps an epoch; in floating point 25 * 2.2 is 55.00000000000001
+    [(1, None, 25), (2.2, None, 55), (0.01, None, 1), (2.21, None, 56), (3, 7, 7), (1, 25, 25), (1, 26, 25)],
 )
 def test_the_number_of_steps_follows_epochs_and_max_steps(
     epochs: float, max_steps: int | None, num_steps: int
 ) -> None:
-    assert make(draw_rows(80), 8, epochs=epochs, max_steps=max_steps).num_steps == num_steps
+    assert make(draw_rows(200), 8, epochs=epochs, max_steps=max_steps).num_steps == num_steps
 
 
 def test_a_new_loader_at_step_n_is_where_another_one_walked_to() -> None:
@@ -178,7 +178,8 @@ def piece(number: int, cost: float) -> MicroBatch:
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 5])
 def test_every_piece_is_computed_once_and_all_ranks_make_as_many_calls(num_ranks: int) -> None:
     for num_pieces in range(1, 14):
-        pieces = [piece(number, 10 + number * 7 % 5) for number in range(num_pieces)]
+        # one costs more than all others together: the ranks without it still make only as many calls
+        pieces = [piece(number, 99 if number == 1 else 3 + number * 7 % 5) for number in range(num_pieces)]
         shares = loader.deal(pieces, num_ranks)
         assert len(shares) == num_ranks
         assert {len(share) for share in shares} == {-(-num_pieces // num_ranks)}

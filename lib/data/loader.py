@@ -111,7 +111,7 @@ class Loader:
         self.rows, self.batch, self.seed = rows, batch, seed
         self.token_budget, self.min_micro_batches = token_budget, min_micro_batches
         self.steps_per_epoch = math.ceil(len(rows) / batch)
-        self.num_steps = math.ceil(round(self.steps_per_epoch * epochs, 6))  # 10 * 1.1 is 11.000000000000002
+        self.num_steps = math.ceil(round(self.steps_per_epoch * epochs, 6))  # 25 * 2.2 is 55.00000000000001
         if max_steps is not None:
             self.num_steps = min(self.num_steps, max_steps)
         self._order = lru_cache(maxsize=2)(self._order_of_epoch)

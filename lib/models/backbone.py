@@ -25,6 +25,20 @@ DROPOUTS = (
     "hidden_dropout",
     "resid_pdrop",
 )
+# Families after roberta: the first token has the position pad + 1, so the table is that much longer.
+COUNT_FROM_PAD = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "roberta-prelayernorm",
+    "data2vec-text",
+    "ibert",
+    "xmod",
+    "luke",
+)
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 
 
@@ -44,12 +58,7 @@ class Described:
         limit = getattr(self.config, "max_position_embeddings", None)
         if limit is None or limit < 1 or getattr(self.config, "position_biased_input", True) is False:
             return None  # deberta-v2/v3: relative positions only
-        offset = (
-            self.config.pad_token_id + 1
-            if self.config.model_type in ("roberta", "xlm-roberta", "camembert")
-            else 0
-        )
-        return limit - offset  # roberta counts positions from pad + 1
+        return limit - (self.config.pad_token_id + 1 if self.config.model_type in COUNT_FROM_PAD else 0)
 
 
 def describe(model: ModelConfig, family: str) -> Described:
@@ -61,8 +70,9 @@ def describe(model: ModelConfig, family: str) -> Described:
 
     source = str(_minilm_folder()) if model.model == "minilm" else model.model
     try:
-        config = transformers.AutoConfig.from_pretrained(source)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        # said outright: with a terminal, transformers would ask whether to run the repository's code
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"--model {model.model} cannot be loaded: {str(error).strip().splitlines()[0]} (it takes a hub "
@@ -90,6 +100,7 @@ def load(described: Described, model: ModelConfig, seed: int) -> nn.Module:
             config=described.config,
             dtype=torch.float32,
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
         )
     except OSError as error:
