@@ -29,7 +29,7 @@ from lib.runs.prepare import Prepared, checkpoint_path, prepare, read_examples
 from lib.task import Task
 from lib.tasks import make as make_task
 from lib.tracking import Tracker, clock
-from lib.training import checkpoint, dist, loop, memory, precision
+from lib.training import checkpoint, dist, loop, memory
 from lib.training.dist import World
 from lib.training.engine import Ddp, freeze_unused
 from lib.training.signals import StopFlag
@@ -51,11 +51,10 @@ def _train(config: Config, world: World, stop: StopFlag) -> int:
             f"--batch {config.optim.batch} is smaller than {world.size} ranks; use at least {world.size}"
         )
     recipe = recipes.load(config.recipe)
-    precision_name = precision.resolve(config.optim.precision, world.device)
     held: list[RunFolder] = []  # rank 0 keeps the lock
 
     def on_rank_0() -> dict[str, Any]:
-        folder, prepared = prepare(config, recipe, world, precision_name, stop)
+        folder, prepared = prepare(config, recipe, world, stop)
         held.append(folder)
         return asdict(prepared)
 
@@ -66,11 +65,10 @@ def _train(config: Config, world: World, stop: StopFlag) -> int:
         for line in (f"run folder {folder.path} (report.html in it when done)", str(world), *prepared.facts):
             tracker.say(line)
         config = with_token_budget(config, prepared.token_budget)
-        parts = _assemble(
-            config, recipe, folder, checkpoint_path(prepared), world, precision_name, stop, tracker
-        )
+        begin = checkpoint_path(prepared)
+        parts = _assemble(config, recipe, folder, begin, world, prepared.precision, stop, tracker)
         try:
-            progress = loop.train(parts, _progress(checkpoint_path(prepared)))
+            progress = loop.train(parts, _progress(begin))
             _finish(parts, recipe, folder, progress)
         except ValueError as error:  # by now it is our fault, not the user's
             raise RuntimeError(f"{type(error).__name__} while training: {error}") from error

@@ -31,6 +31,8 @@ class Task(Protocol):
     """One shape of problem: a module of lib/tasks."""
 
     tokenizer: Any
+    model_type: str
+    """The family, as transformers names it."""
     counts: dict[str, int]
     """What `encode` cut and counted."""
 

@@ -41,7 +41,9 @@ BOTTOM = {
     "modernbert": ["embeddings.", "layers.0."],
 }
 FAMILIES = [*BOTTOM, "albert"]
-OWN_ATTENTION = ("deberta", "deberta-v2", "deberta-v2 absolute")
+OWN_ATTENTION = ("deberta-v2", "deberta-v2 absolute")
+# transformers' first deberta cannot run under bf16 autocast: it fills bf16 scores with float32's minimum.
+IN_BF16 = [family for family in FAMILIES if family != "deberta"]
 
 
 def toy(family: str, **values: Any) -> Any:
@@ -168,6 +170,21 @@ def test_padding_does_not_change_what_a_row_gets(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_one_look_up_for_all_groups_gives_what_the_backbone_looks_up_itself(
+    family: str, folder_of: Callable[[str], Path]
+) -> None:
+    model = task_of(folder_of(family)).build().eval()
+    padded, plain = grouped([40, 7]), grouped([9, 9])
+    together = Grouped([*padded.groups, *plain.groups], torch.arange(4), 65, 98)
+    expected = []
+    with torch.inference_mode():
+        for group in together.groups:
+            found = model.backbone(input_ids=group.ids, attention_mask=group.mask).last_hidden_state
+            expected.append(heads.pool(found, group.mask, "mean"))
+        assert torch.allclose(model.vectors(together).flatten(0, 1), torch.cat(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_saved_model_comes_back_bit_for_bit(
     family: str, folder_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -184,7 +201,7 @@ def test_a_saved_model_comes_back_bit_for_bit(
     assert backbone.fingerprint(again) == backbone.fingerprint(model)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *ROBERTA_LIKE])
+@pytest.mark.parametrize("family", dict.fromkeys([*FAMILIES, *ROBERTA_LIKE]))
 def test_the_longest_sequence_is_what_the_position_table_holds(family: str) -> None:
     import transformers
 
@@ -527,7 +544,6 @@ def test_masked_places_get_no_attention_and_no_gradient() -> None:
         ({}, True),
         ({"dropout": 0.1}, False),
         ({"is_causal": True}, False),
-        ({"softcap": 5.0}, False),
         ({"softcap": None}, True),
         ({"scaling": 0.5}, True),
     ],
@@ -544,6 +560,13 @@ def test_what_the_kernel_does_not_cover_goes_to_sdpa(
         assert torch.allclose(out.float(), expected.float(), atol=0.02)
 
 
+def test_an_argument_that_nobody_covers_is_refused_by_torch_and_not_ignored(calls: Calls) -> None:
+    (q, k, v), _, _ = attention_case(7, False)
+    with pytest.raises(ValueError, match="softcap"):
+        cpu_attention.attention(nn.Module(), q, k, v, None, is_causal=False, softcap=5.0)
+    assert calls.count == 0
+
+
 @pytest.mark.parametrize(("length", "used"), [(1023, True), (1024, True), (1025, False)])
 def test_long_sequences_go_to_sdpa(length: int, used: bool, calls: Calls) -> None:
     q, k, v = (torch.randn(1, 1, length, 8).bfloat16() for _ in range(3))
@@ -551,7 +574,7 @@ def test_long_sequences_go_to_sdpa(length: int, used: bool, calls: Calls) -> Non
     assert calls.count == used
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_BF16)
 def test_families_use_the_kernel_in_bf16_unless_they_have_an_attention_of_their_own(
     family: str, folder_of: Callable[[str], Path], calls: Calls
 ) -> None:
@@ -614,10 +637,10 @@ def test_the_backward_mask_of_dropout_is_the_forward_mask(dtype: torch.dtype) ->
 @pytest.mark.parametrize("size", range(1, 10))
 def test_dropout_takes_any_number_of_elements(size: int) -> None:
     # random bits come in words of four
-    found = torch.stack([dropped(0.5, torch.ones(size), seed) for seed in range(200)])
-    assert found.shape == (200, size)
-    # 200 draws of a half: 100 with a standard deviation of 7.1
-    assert all(abs(column - 100) < 5 * 7.1 for column in (found != 0).sum(0).tolist())
+    found = torch.stack([dropped(0.5, torch.ones(size), seed) for seed in range(100)])
+    assert found.shape == (100, size)
+    # 100 draws of a half: 50 with a standard deviation of 5
+    assert all(abs(column - 50) < 5 * 5 for column in (found != 0).sum(0).tolist())
 
 
 def test_dropout_takes_a_tensor_that_is_not_laid_out_in_order() -> None:

@@ -38,19 +38,6 @@ def reference(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     return finished(arguments, tmp_path_factory.mktemp("reference"), 2)
 
 
-def test_two_ranks_go_on_bit_for_bit_after_a_stop_and_print_why(
-    arguments: list[str], reference: Path, tmp_path: Path
-) -> None:
-    half = run(*arguments, "--devices", "2", "--runs-dir", str(tmp_path), "--stop-at", "2")
-    assert half.returncode == 75, half.stderr
-    folder = only_run(tmp_path)
-    assert status(folder)["exit_code"] == 75
-    rest = run(*arguments, "--devices", "2", "--runs-dir", str(tmp_path))
-    assert rest.returncode == 0, rest.stderr
-    assert "the newest unfinished run of this experiment" in rest.stdout
-    same_training(only_run(tmp_path), reference)
-
-
 def test_three_ranks_go_on_bit_for_bit_after_a_stop(arguments: list[str], tmp_path: Path) -> None:
     """Sums over three ranks depend on the order of DDP's buckets; two ranks cannot show that."""
     reference = finished(arguments, tmp_path / "whole", 3)
@@ -72,41 +59,41 @@ def test_two_then_one_then_two_ranks_train_on_the_same_rows_to_1e_6(
     assert losses(folder) == pytest.approx(losses(reference), rel=1e-6)
 
 
-def test_sigterm_to_the_launcher_saves_the_step_and_exits_75(
+def test_sigterm_then_kill_9_then_on_is_as_if_nothing_had_happened(
     arguments: list[str], reference: Path, tmp_path: Path
 ) -> None:
+    """SIGTERM to the launcher saves the step and exits 75; kill -9 of all loses what was not saved yet."""
     whole = [*arguments, "--devices", "2", "--runs-dir", str(tmp_path)]
-    process = subprocess.Popen(command(*whole), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = start_and_wait_for("1/6", whole)
+    process.send_signal(signal.SIGTERM)
     assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip().startswith("1/6"):
-            process.send_signal(signal.SIGTERM)
-            break
     process.stdout.read()
     assert process.wait(60) == 75
     folder = only_run(tmp_path)
     assert "SIGTERM" in (folder / "train.log").read_text()
-    assert 1 <= status(folder)["step"] < 6
-    assert run(*whole).returncode == 0
-    same_training(folder, reference)
-
-
-def test_kill_9_of_everything_loses_only_steps_since_the_last_checkpoint(
-    arguments: list[str], reference: Path, tmp_path: Path
-) -> None:
-    whole = [*arguments, "--devices", "2", "--runs-dir", str(tmp_path), "--save-every", "1"]
-    process = subprocess.Popen(command(*whole), stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip().startswith("4/6"):
-            break
+    assert status(folder)["exit_code"] == 75 and 1 <= status(folder)["step"] < 5
+    process = start_and_wait_for("5/6", [*whole, "--save-every", "2"])
     kill_tree(process.pid)
     process.wait()
-    folder = only_run(tmp_path)
+    assert status(folder)["exit_code"] is None  # nobody was left to write it
     done = run(*whole)
     assert done.returncode == 0, done.stderr
-    assert "resuming" in done.stdout
+    assert "the newest unfinished run of this experiment" in done.stdout
     same_training(folder, reference)
+
+
+def start_and_wait_for(line_start: str, arguments: list[str]) -> subprocess.Popen[str]:
+    """A training process that has just printed a line that begins with this."""
+    process = subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.strip().startswith(line_start):
+            return process
+    raise AssertionError("".join(seen))
 
 
 def kill_tree(pid: int) -> None:

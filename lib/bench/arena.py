@@ -61,7 +61,7 @@ def main(data: str, rows: int, rounds: int, threads: int, slow: bool) -> None:
     speed(common, rounds, slow)
     gradient_norms(common)
     with tempfile.TemporaryDirectory() as folder:
-        inside_a_run(data, rows, folder)
+        inside_a_run(data, rows, rounds, folder)
     start_up()
 
 
@@ -128,10 +128,10 @@ def rows_per_s(lines: list[dict[str, Any]]) -> float:
     return sum(step["rows"] for step in steps) / sum(step["seconds"] for step in steps)
 
 
-def inside_a_run(data: str, rows: int, folder: str) -> None:
+def inside_a_run(data: str, rows: int, rounds: int, folder: str) -> None:
     """The loop's overhead, two ranks against one, the exchange of gradients, what a checkpoint stalls."""
     ratios, last = [], []
-    for _ in range(3):
+    for _ in range(rounds):
         one = train(data, rows, folder, "--devices", "1", "--threads", "2")
         last = train(data, rows, folder, "--devices", "2", "--threads", "1", "--save-every", "2")
         ratios.append(rows_per_s(last) / rows_per_s(one))

@@ -30,7 +30,7 @@ def score(
 ) -> dict[str, Any]:
     """What scores.json holds, and predictions/<split>.jsonl written by rank 0. Every rank computes its share
     of the encoded rows in `folder`; other ranks than 0 get no splits back."""
-    precision_name = precision.resolve(config.optim.precision, world.device)
+    precision_name = precision.resolve(config.optim.precision, world.device, task.model_type)
     model = place(task.build(best), world.device, precision_name)
     found: dict[str, Any] = {"checkpoint": best.name, "precision": precision_name, "splits": {}}
     for split in splits:

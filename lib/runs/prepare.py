@@ -17,7 +17,7 @@ from lib.runs import record, resume
 from lib.runs.folder import RunFolder
 from lib.task import Task
 from lib.tasks import make as make_task
-from lib.training import checkpoint
+from lib.training import checkpoint, precision
 from lib.training.dist import World
 from lib.training.signals import StopFlag
 
@@ -30,17 +30,17 @@ class Prepared:
     checkpoint: str | None
     """Where to go on from; None for a new run."""
     token_budget: int
+    precision: str
     facts: list[str]
     """Lines for people."""
 
 
-def prepare(
-    config: Config, recipe: Recipe, world: World, precision: str, stop: StopFlag
-) -> tuple[RunFolder, Prepared]:
+def prepare(config: Config, recipe: Recipe, world: World, stop: StopFlag) -> tuple[RunFolder, Prepared]:
     """The locked folder and the facts. A new run that is refused leaves nothing behind but its rejected
     rows."""
     task = make_task(recipe, config)
     task.check()
+    precision_name = precision.resolve(config.optim.precision, world.device, task.model_type)
     decision = resume.decide(config)
     folder = decision.folder or folders.create(config)
     if decision.folder:
@@ -60,7 +60,7 @@ def prepare(
         folder.write_record(
             fingerprints=fingerprints,
             licence=recipe.licence,
-            environment=record.environment(world, precision),
+            environment=record.environment(world, precision_name),
             command=record.command(),
             experiment=experiment(config),
         )
@@ -68,7 +68,8 @@ def prepare(
         _abandon(folder, decision.folder is None, error)
         raise
     budget = token_budget_of(last) if last else config.optim.token_budget
-    return folder, Prepared(str(folder.path), str(last) if last else None, budget, [decision.reason, *facts])
+    begin, facts = str(last) if last else None, [decision.reason, *facts]
+    return folder, Prepared(str(folder.path), begin, budget, precision_name, facts)
 
 
 def _require_disk(folder: RunFolder, task: Task) -> None:

@@ -48,7 +48,7 @@ class Classify:
 
     def __init__(self, recipe: Recipe, config: Config, described: backbone.Described) -> None:
         self.recipe, self.config, self.described = recipe, config, described
-        self.tokenizer = described.tokenizer
+        self.tokenizer, self.model_type = described.tokenizer, described.config.model_type
         self.specials = text.specials_of(self.tokenizer)
         self.counts = {"prompts cut": 0, "responses cut": 0}
         self.num_texts = len(recipe.to_example(recipe.sample(1, 0)[0])["texts"])

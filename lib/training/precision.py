@@ -4,9 +4,19 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+# transformers' deberta (v1) fills masked bf16 scores with float32's lowest number: an error
+FLOAT32_ONLY = ("deberta",)
 
-def resolve(wanted: str, device: torch.device) -> str:
-    """auto -> bf16 where the device multiplies bf16 in hardware, else fp32."""
+
+def resolve(wanted: str, device: torch.device, model_type: str) -> str:
+    """auto -> bf16 where the device multiplies bf16 in hardware and the model can bear it, else fp32.
+    Raises ValueError for bf16 with a model that cannot."""
+    if model_type in FLOAT32_ONLY:
+        if wanted == "bf16":
+            raise ValueError(
+                f"--precision bf16: {model_type} models cannot compute in it; use --precision fp32"
+            )
+        return "fp32"
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
