@@ -32,6 +32,7 @@ from lib.tracking import Tracker, clock
 from lib.training import checkpoint, dist, loop, memory
 from lib.training.dist import World
 from lib.training.engine import Ddp, freeze_unused
+from lib.training.progress import Progress
 from lib.training.signals import StopFlag
 
 
@@ -154,10 +155,10 @@ def make_loader(config: Config, rows: Rows) -> Loader:
     )
 
 
-def _progress(begin: Path | None) -> loop.Progress:
+def _progress(begin: Path | None) -> Progress:
     if begin is None:
-        return loop.Progress()
-    return loop.Progress(
+        return Progress()
+    return Progress(
         **{key: value for key, value in checkpoint.read_state(begin).items() if key != "token_budget"}
     )
 
@@ -210,7 +211,7 @@ def _for_the_hardware(model: Any, config: Config) -> None:
         model.backbone.compile(dynamic=True)
 
 
-def _finish(parts: loop.Parts, recipe: Recipe, folder: RunFolder, progress: loop.Progress) -> None:
+def _finish(parts: loop.Parts, recipe: Recipe, folder: RunFolder, progress: Progress) -> None:
     """Score validation and test with the best checkpoint; write predictions, scores and the report."""
     best = folder.checkpoints / checkpoint.name_of(progress.best_step or progress.step)
     parts.tracker.say(f"scoring with the best checkpoint, {best.name}")

@@ -22,6 +22,7 @@ from lib.models.heads import Classifier
 from lib.models.placement import place
 from lib.recipe import Example
 from lib.tasks.classify import Classify
+from lib.training import precision
 
 ARENA = recipes.load("arena")
 MAX_POSITIONS = 48
@@ -591,6 +592,19 @@ def test_families_use_the_kernel_in_bf16_unless_they_have_an_attention_of_their_
         assert calls.count == (0 if family in OWN_ATTENTION else 3)
         error, allowed = (quick - truth).norm(), (slow - truth).norm()
         assert error <= 2 * allowed, f"{error:.2e} {allowed:.2e}"
+
+
+def test_a_model_that_cannot_compute_in_bf16_gets_float32(folder_of: Callable[[str], Path]) -> None:
+    kind, cpu = (
+        backbone.describe(ModelConfig(model=str(folder_of("deberta"))), "encoder").config.model_type,
+        "cpu",
+    )
+    assert precision.resolve("auto", torch.device(cpu), kind) == "fp32"
+    with pytest.raises(ValueError, match="deberta models cannot compute in it; use --precision fp32"):
+        precision.resolve("bf16", torch.device(cpu), kind)
+    model = task_of(folder_of("deberta")).build().eval()
+    with pytest.raises(RuntimeError), torch.autocast("cpu", dtype=torch.bfloat16):
+        model(grouped([9, 9]))  # when this no longer fails, the refusal can go
 
 
 def test_float32_keeps_the_attention_of_torch(folder_of: Callable[[str], Path], calls: Calls) -> None:

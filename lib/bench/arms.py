@@ -9,6 +9,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,6 +139,48 @@ class ForTrainer(nn.Module):
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
+def trainer_collate(
+    setting: Setting, width: int | None
+) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+    """The Trainer's collator: both texts of its rows in one tensor, padded to `width` or to the longest."""
+
+    def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        chosen = np.array([item["row"] for item in items])
+        (group,) = padded(setting.train, chosen, setting.task.specials.pad, width).groups
+        assert group.mask is not None
+        labels = torch.from_numpy(setting.train.labels[chosen])
+        return {"input_ids": group.ids, "attention_mask": group.mask, "labels": labels}
+
+    return collate
+
+
+def trainer_arguments(setting: Setting, order: dict[str, Any], folder: str) -> Any:
+    """The Trainer's settings for the same experiment."""
+    import transformers
+
+    config, rows, best = setting.config, setting.train, order["best"]
+    return transformers.TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=config.optim.batch // order["accumulate"],
+        gradient_accumulation_steps=order["accumulate"],
+        num_train_epochs=1,
+        learning_rate=config.optim.lr,
+        warmup_steps=int(np.ceil(0.1 * np.ceil(len(rows) / config.optim.batch))),
+        weight_decay=config.optim.weight_decay,
+        max_grad_norm=1.0 if order["accumulate"] == 1 else 0.0,
+        bf16=best,
+        use_cpu=True,
+        train_sampling_strategy="group_by_length" if best else "random",
+        length_column_name="length",
+        remove_unused_columns=False,
+        seed=config.optim.seed,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
 def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     """transformers' Trainer: at its best (bf16, rows of like length together, dynamic padding) or at its
     default (float32, random order, padded to --max-length)."""
@@ -147,14 +190,6 @@ def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     model = setting.model()
     if order.get("attention"):
         model.backbone.set_attn_implementation(order["attention"])
-
-    def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-        chosen = np.array([item["row"] for item in items])
-        grouped = padded(rows, chosen, setting.task.specials.pad, None if best else config.data.max_length)
-        (group,) = grouped.groups
-        assert group.mask is not None
-        labels = torch.from_numpy(rows.labels[chosen])
-        return {"input_ids": group.ids, "attention_mask": group.mask, "labels": labels}
 
     clock = Clock(warm_up=order["warm_up"])
 
@@ -175,31 +210,11 @@ def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     lengths = rows.longest_by_row().tolist()
     data = datasets.Dataset.from_dict({"row": list(range(len(rows))), "length": lengths})
     with tempfile.TemporaryDirectory() as folder:
-        arguments = transformers.TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=config.optim.batch // order["accumulate"],
-            gradient_accumulation_steps=order["accumulate"],
-            num_train_epochs=1,
-            learning_rate=config.optim.lr,
-            warmup_steps=int(np.ceil(0.1 * np.ceil(len(rows) / config.optim.batch))),
-            weight_decay=config.optim.weight_decay,
-            max_grad_norm=1.0 if order["accumulate"] == 1 else 0.0,
-            bf16=best,
-            use_cpu=True,
-            train_sampling_strategy="group_by_length" if best else "random",
-            length_column_name="length",
-            remove_unused_columns=False,
-            seed=config.optim.seed,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
         made = transformers.Trainer(
             model=ForTrainer(model),
-            args=arguments,
+            args=trainer_arguments(setting, order, folder),
             train_dataset=data,
-            data_collator=collate,
+            data_collator=trainer_collate(setting, None if best else config.data.max_length),
             callbacks=[Tick()],
         )
         if order["loss_kwargs"] is not None:

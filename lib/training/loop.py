@@ -20,25 +20,10 @@ from lib.training.dist import World
 from lib.training.engine import Ddp, StepResult
 from lib.training.memory import is_out_of_memory
 from lib.training.optim import learning_rate
+from lib.training.progress import Progress
 from lib.training.signals import StopFlag
 
 MOST_SKIPPED = 3  # steps in a row without a finite loss: then it is the model, not a row
-
-
-@dataclass
-class Progress:
-    """What a checkpoint keeps beside tensors. No random state: every draw is keyed by (seed, step,
-    micro-batch)."""
-
-    step: int = 0
-    best_step: int | None = None
-    best_score: float | None = None
-    evaluation_due: bool = False
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    skipped_in_a_row: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    """Training time so far, stops left out."""
 
 
 @dataclass

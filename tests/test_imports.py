@@ -1,0 +1,242 @@
+"""House rules that a program can check: imports go down, few places ask for ranks, files are short."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(path for folder in ("lib", "scripts") for path in (ROOT / folder).rglob("*.py"))
+
+# From top to bottom; a module belongs to its longest prefix and imports from its own layer or one below.
+LAYERS = (
+    ("scripts",),
+    ("lib.bench",),
+    ("lib.run", "lib.launch"),
+    ("lib.evaluation.rescore",),
+    ("lib.runs.prepare", "lib.evaluation.scoring"),
+    ("lib.tasks",),
+    ("lib.training.loop", "lib.evaluation", "lib.runs", "lib.tracking"),
+    ("lib.task",),
+    ("lib.training.engine", "lib.training.checkpoint", "lib.training.memory", "lib.training.optim"),
+    ("lib.models",),
+    ("lib.recipes",),
+    ("lib.data",),
+    ("lib.evaluation.metrics",),
+    ("lib.recipe",),
+    ("lib.training.dist", "lib.training.precision", "lib.training.progress", "lib.training.signals"),
+    ("lib.config", "lib.exits", "lib.files", "lib.tensor_file", "lib.follow_wandb"),
+)
+RECIPES_MAY_IMPORT = ("lib.recipe", "lib.config", "lib.evaluation.metrics", "lib.data")
+RANK_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "GROUP_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+)
+DIST = ROOT / "lib" / "training" / "dist.py"
+# These may ask who they are; others may ask only around what one process does alone.
+RANK_FILES = (DIST, ROOT / "lib" / "tracking.py", ROOT / "lib" / "training" / "checkpoint.py")
+# All of these would unpickle, or run code that came with a model or a data set.
+UNSAFE = r"\bimport pickle|\bpickle\.\w|torch\.(load|save)\(|allow_pickle=True|_object(_list)?\("
+UNSAFE += "|trust_remote_code=True"
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def where(path: Path, node: ast.AST) -> str:
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, also inside functions; of this project by its own name."""
+    found: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{where(path, node)}: relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else str(node.module))
+    return found
+
+
+def inner_imports(path: Path) -> set[str]:
+    """Imports of this project, empty packages left out."""
+    return {name for name in imported(path) if name in MODULES and MODULES[name].read_text().strip()}
+
+
+def layer(module: str) -> int:
+    fits = [
+        (len(prefix), number)
+        for number, prefixes in enumerate(LAYERS)
+        for prefix in prefixes
+        if f"{module}.".startswith(f"{prefix}.")
+    ]
+    assert fits, f"{module} has no place in LAYERS"
+    return max(fits)[1]
+
+
+def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def test_imports_go_down() -> None:
+    upward = [
+        f"{name} imports {other}"
+        for name, path in MODULES.items()
+        for other in inner_imports(path)
+        if path.read_text().strip() and layer(other) < layer(name)
+    ]
+    assert not upward, upward
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join([*above, module])
+        for other in inner_imports(MODULES[module]):
+            visit(other, (*above, module))
+
+    for module in MODULES:
+        visit(module, ())
+
+
+def test_a_recipe_imports_words_and_lists_only() -> None:
+    for path in (ROOT / "lib" / "recipes").glob("*.py"):
+        for name in imported(path):
+            inside = name.startswith(RECIPES_MAY_IMPORT)
+            assert inside if name in MODULES else not name.startswith(("torch", "transformers")), (
+                f"{path}: {name}"
+            )
+
+
+def test_nobody_imports_a_recipe_or_a_task_by_name() -> None:
+    # run finds both by their names in strings, so that one more of either is one new file
+    for name, path in MODULES.items():
+        if name.startswith(
+            ("lib.tasks", "lib.bench")
+        ):  # the benchmark measures one recipe against others' code
+            continue
+        named = [other for other in inner_imports(path) if other.startswith(("lib.recipes.", "lib.tasks."))]
+        assert not named, f"{name} imports {named}"
+
+
+def test_ranks_are_read_from_the_environment_in_dist_only() -> None:
+    found = [
+        where(path, node)
+        for path in FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant) and node.value in RANK_VARIABLES and path != DIST
+    ]
+    assert not found, found
+
+
+def asks_for_rank(node: ast.AST) -> bool:
+    """`is_main`, `get_rank()`, or a comparison of something called rank."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Attribute | ast.Name):
+            word = part.attr if isinstance(part, ast.Attribute) else part.id
+            if word in ("is_main", "get_rank", "env_rank"):
+                return True
+        if isinstance(part, ast.Compare):
+            ends = [part.left, *part.comparators]
+            if any(getattr(end, "attr", getattr(end, "id", "")).endswith("rank") for end in ends):
+                return True
+    return False
+
+
+def called(nodes: list[ast.stmt] | list[ast.expr]) -> set[str]:
+    """The last words of what is called, and all of it: {"score", "scoring.score"}."""
+    calls = [part.func for node in nodes for part in ast.walk(node) if isinstance(part, ast.Call)]
+    words = {call.attr for call in calls if isinstance(call, ast.Attribute)}
+    return words | {ast.unparse(call) for call in calls}
+
+
+def collectives() -> set[str]:
+    """The names of functions in which ranks wait for each other: those of dist, and whoever calls one."""
+    found = {
+        "torch_dist.all_gather",
+        "parts.evaluate",
+        "scoring.score",
+    }  # the last two are known by their names
+    while True:
+        more = {
+            function.name
+            for name, path in MODULES.items()
+            for function in functions(path)
+            if found & called(function.body) and not name.startswith("lib.bench")
+        }
+        more -= {"score", "forward"}  # also the names of what a recipe and a model do by themselves
+        if more <= found:
+            return found
+        found |= more
+
+
+def alone(body: list[ast.stmt]) -> list[list[ast.stmt] | list[ast.expr]]:
+    """What only some ranks run: the branches of a question for the rank, what follows one that returns."""
+    found: list[list[ast.stmt] | list[ast.expr]] = []
+    for place, statement in enumerate(body):
+        for part in ast.walk(statement):
+            if isinstance(part, ast.If) and asks_for_rank(part.test):
+                found += [part.body, part.orelse]
+            elif isinstance(part, ast.IfExp) and asks_for_rank(part.test):
+                found += [[part.body], [part.orelse]]
+        if isinstance(statement, ast.If) and isinstance(statement.body[-1], ast.Return):
+            found += [body[place + 1 :]] if asks_for_rank(statement.test) else []
+    return found
+
+
+def test_no_rank_waits_for_others_inside_a_question_for_its_rank() -> None:
+    waiting = collectives()
+    assert {"gather_floats", "gather_json", "on_main", "barrier", "predict", "agree", "settle"} <= waiting
+    for path in FILES:
+        if path == DIST:  # on_main itself
+            continue
+        for function in functions(path):
+            for branch in alone(function.body):
+                assert not waiting & called(branch), f"{where(path, function)} {waiting & called(branch)}"
+
+
+def test_ranks_are_compared_in_dist_tracking_and_checkpoint_only() -> None:
+    # elsewhere is_main is the only question; a test above sees that nobody waits inside it
+    for path in FILES:
+        if path in RANK_FILES:
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Compare | ast.Call) and asks_for_rank(node):
+                assert "is_main" in ast.unparse(node) and not isinstance(node, ast.Compare), where(path, node)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_and_functions_are_short(path: Path) -> None:
+    num_lines = len(path.read_text().splitlines())
+    assert num_lines <= (60 if path.parent.name == "scripts" else 300)
+    for function in functions(path):
+        assert (function.end_lineno or 0) - function.lineno < 60, where(path, function)
+
+
+def test_nothing_unpickles_or_runs_the_code_of_others() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in FILES
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(UNSAFE, line)
+    ]
+    assert not found, found
