@@ -17,7 +17,8 @@ LR = 8e-4
 
 
 def config(**values: Any) -> OptimConfig:
-    return OptimConfig(**({"lr": LR, "warmup": 0.1, "schedule": "linear"} | values))
+    given: dict[str, Any] = {"lr": LR, "warmup": 0.1, "schedule": "linear"}
+    return OptimConfig(**(given | values))
 
 
 def rate(step: int, num_steps: int = 100, **values: Any) -> float:

@@ -5,7 +5,6 @@ An arm is told what to do by a JSON object on its command line and answers with 
 
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib import recipe as recipes
+from lib.bench.clock import Clock
 from lib.config import Config
 from lib.data import rows as encoded_rows
 from lib.data import sources, splits
@@ -34,8 +34,6 @@ from lib.training import dist
 from lib.training.engine import Ddp, freeze_unused
 from lib.training.loop import draw_of
 from lib.training.optim import learning_rate
-
-WARM_UP_STEPS = 2  # not counted: allocators, kernels and caches settle
 
 
 @dataclass
@@ -254,27 +252,6 @@ def all_reduce(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
         seconds.append(time.perf_counter() - began_s)
     dist.leave()
     return {"seconds": sorted(seconds)[4]}
-
-
-class Clock:
-    """Rows per second over the steps after the warm-up."""
-
-    def __init__(self, warm_up: int = WARM_UP_STEPS) -> None:
-        self.warm_up, self.steps, self.rows = warm_up, 0, 0
-        self.began_s = self.now_s = time.perf_counter()
-
-    def tick(self, rows: int) -> None:
-        """A step of `rows` rows is done."""
-        self.steps += 1
-        self.now_s = time.perf_counter()
-        if self.steps <= self.warm_up:
-            self.began_s = self.now_s
-        else:
-            self.rows += rows
-
-    def result(self) -> dict[str, Any]:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        return {"rows_per_s": self.rows / (self.now_s - self.began_s), "peak_gib": peak}
 
 
 def validation_loss(model: Classifier, setting: Setting) -> float:
