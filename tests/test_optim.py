@@ -79,6 +79,11 @@ def test_the_rate_is_never_0_and_never_rises_again(schedule: str, warmup: float)
         assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
+def test_a_part_of_a_warm_up_step_is_a_whole_one() -> None:
+    # 0.1 * 15 = 1.5, so two steps
+    assert [rate(step, 15) for step in (1, 2, 3)] == pytest.approx([1 / 2, 1, 1])
+
+
 @pytest.mark.parametrize(("warmup", "num_steps"), [(0.0, 1), (0.0, 50), (0.5, 1)])
 def test_without_a_warm_up_the_first_step_has_the_highest_rate(warmup: float, num_steps: int) -> None:
     # half of one step is rounded up to one step, which ends the warm-up at once
