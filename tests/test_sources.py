@@ -282,6 +282,7 @@ def test_a_hub_id_without_a_network_says_at_once_what_to_type(
 ) -> None:
     import huggingface_hub.constants
 
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     began_s = time.perf_counter()
