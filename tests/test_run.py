@@ -191,18 +191,23 @@ folder = RunFolder(Path({str(folder)!r})); folder.lock(); print("held", flush=Tr
     assert train(*flags, "--stop-at", "2") == 75
 
 
+def send_sigterm_before(owner: type, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of `verb` first sends this process a SIGTERM."""
+    honest = getattr(owner, verb)
+
+    def with_signal(*arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        return honest(*arguments)
+
+    monkeypatch.setattr(owner, verb, with_signal)
+
+
 def test_a_signal_during_evaluation_saves_and_the_evaluation_is_made_up_for(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = [*TINY, "--runs-dir", str(tmp_path)]
-    honest = Classify.predict
-
-    def with_signal(self: Classify, *arguments: object) -> object:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.05)
-        return honest(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Classify, "predict", with_signal)
+    send_sigterm_before(Classify, "predict", monkeypatch)
     # 600 tokens a batch: the flag is seen between the first and the second of several
     assert train(*flags, "--token-budget", "600") == 75
     monkeypatch.undo()
@@ -214,14 +219,7 @@ def test_a_signal_during_evaluation_saves_and_the_evaluation_is_made_up_for(
 def test_a_signal_while_tokenizing_ends_with_75_and_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = Classify.encode
-
-    def with_signal(self: Classify, *arguments: object) -> object:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.05)
-        return honest(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Classify, "encode", with_signal)
+    send_sigterm_before(Classify, "encode", monkeypatch)
     assert train(*TINY, "--runs-dir", str(tmp_path)) == 75
     assert not list(tmp_path.glob("*/*"))
 

@@ -120,10 +120,3 @@ def create(config: Config) -> RunFolder:
     folder = RunFolder(path)
     folder.lock()
     return folder
-
-
-def open_finished(path: str | Path) -> RunFolder:
-    """The folder of a run to read from: a run folder, or its `checkpoints/best`."""
-    folder = RunFolder(Path(path))
-    folder.config()
-    return folder
