@@ -13,7 +13,6 @@ from torch import nn
 from lib import recipe as recipes
 from lib.config import Config
 from lib.data import rows as encoded_rows
-from lib.data.collate import PADDING
 from lib.data.loader import Loader, evaluation_batches
 from lib.data.rows import Rows
 from lib.evaluation import evaluate, scoring, summary
@@ -201,7 +200,7 @@ def _describe(model: nn.Module, config: Config, precision_name: str, tracker: Tr
         tracker.say(f"frozen: {', '.join(frozen)}")
     dropout = config.model.attention_dropout
     why = "" if dropout else " (0 keeps CPU attention on its fast path)"
-    tracker.say(f"attention dropout {dropout:g}{why}; at most {PADDING:.0%} padding")
+    tracker.say(f"attention dropout {dropout:g}{why}")
 
 
 def _for_the_hardware(model: Any, config: Config) -> None:

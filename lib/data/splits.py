@@ -130,8 +130,8 @@ def refuse_leaks(splits: dict[str, list[Example]]) -> None:
             raise CheckError(
                 f"{len(shared)} prompts stand in both the {first} and the {second} rows, for example rows "
                 f"{groups[first][group]} and {groups[second][group]}: {group[:80]!r}; scores would be too "
-                "good. Take "
-                "them out of one file, or give one file with all rows (--data FILE), which is split by prompt"
+                "good. Take them out of one file, or give one file with all rows (--data FILE), which is "
+                "split by prompt"
             )
 
 

@@ -76,8 +76,7 @@ def describe(model: ModelConfig, family: str) -> Described:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"--model {model.model} cannot be loaded: {str(error).strip().splitlines()[0]} (it takes a hub "
-            "id, a folder "
-            "with config.json, tokenizer.json and model.safetensors, minilm or tiny)"
+            "id, a folder with config.json, tokenizer.json and model.safetensors, minilm or tiny)"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"--model {model.model} has no tokenizer.json; use a model with a fast tokenizer")
@@ -110,8 +109,7 @@ def load(described: Described, model: ModelConfig, seed: int) -> nn.Module:
         shown = ", ".join(sorted(missing)[:5])
         raise ValueError(
             f"--model {described.name} lacks {len(missing)} of the backbone's weights ({shown} ...); they "
-            "would stay "
-            "random. Use a complete model, or --init random to mean it"
+            "would stay random. Use a complete model, or --init random to mean it"
         )
     return backbone
 

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 NAME = "blocked_cpu"
 # Scores handled at a time: 2**20 float32 numbers are 4 MiB, the L2 cache of two cores. Smaller blocks pay for
-# the
-# call of each product (2**17 doubles it), larger ones for memory traffic.
+# the call of each product (2**17 doubles it), larger ones for memory traffic.
 BLOCK_SCORES = 1 << 20
 # Probabilities are kept for the backward pass (2 * heads * length**2 bytes a sequence and layer; computing
-# them again
-# takes 30-54 % more time). Beyond this length that is too much memory, and the flash kernel catches up.
+# them again takes 30-54 % more time). Beyond this length that is too much memory, and the flash kernel
+# catches up.
 MAX_LENGTH = 1024
 
 

@@ -4,8 +4,8 @@ Each answer is encoded after its prompt by one encoder; the two vectors go side 
 three classes. Selected by log loss; accuracy, the confusion matrix and agreement under swapping stand beside
 it.
 
-    bash launch/run.sh arena --data sample --model minilm      # two CPU ranks: see the README for time and
-    score torchrun --nproc_per_node=4 scripts/train.py arena --data lmsys/lmsys-arena-human-preference-55k \\
+    bash launch/run.sh arena --data sample --model minilm      # the README has its time and scores
+    torchrun --nproc_per_node=4 scripts/train.py arena --data lmsys/lmsys-arena-human-preference-55k \\
         --model microsoft/deberta-v3-base                      # not measured
 """
 

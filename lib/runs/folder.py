@@ -74,8 +74,7 @@ class RunFolder:
             file.close()
             raise ValueError(
                 f"{self.path} is held by a live process (pid {pid}); wait for it, stop it with kill {pid}, "
-                "or start "
-                "a run beside it with --resume never"
+                "or start a run beside it with --resume never"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

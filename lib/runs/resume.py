@@ -55,8 +55,7 @@ def _asked_for(config: Config, wanted: str) -> Decision:
     if differing:
         raise CheckError(
             f"--resume {wanted}: {found.path} is another experiment ({'; '.join(differing)}); give it the "
-            "same flags, "
-            "or start over with --resume never"
+            "same flags, or start over with --resume never"
         )
     return Decision(found, f"resuming {found.path}: asked for by --resume {wanted}")
 
@@ -93,6 +92,6 @@ def check_fingerprints(old: dict[str, str], new: dict[str, str]) -> None:
         if old[key] != new[key]:
             raise CheckError(
                 f"the fingerprint of {key} changed since this run began ({old[key][:12]} then, "
-                f"{new[key][:12]} now), so "
-                "its numbers would mean something else; put it back, or start over with --resume never"
+                f"{new[key][:12]} now), so its numbers would mean something else; put it back, or start over "
+                "with --resume never"
             )

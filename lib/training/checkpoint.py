@@ -92,8 +92,7 @@ def newest_verified(checkpoints: Path, speak: Callable[[str], None]) -> Path | N
     if folders:
         raise RepeatsError(
             f"none of the {len(folders)} checkpoints in {checkpoints} is whole; nothing was changed. Bring "
-            "one back "
-            "from a copy, or start over with --resume never"
+            "one back from a copy, or start over with --resume never"
         )
     return None
 

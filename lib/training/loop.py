@@ -233,8 +233,8 @@ def report_skipped(parts: Parts, progress: Progress, step: Step, votes: Votes) -
     if progress.skipped_in_a_row >= MOST_SKIPPED:
         raise RepeatsError(
             f"{MOST_SKIPPED} steps in a row without a finite gradient, the last one step {step.number}; "
-            "the checkpoints "
-            "before are good. A lower --lr, --precision fp32, or a look at the rows named above will help"
+            "the checkpoints before are good. A lower --lr, --precision fp32, or a look at the rows named "
+            "above will help"
         )
 
 
@@ -250,8 +250,8 @@ def out_of_memory(parts: Parts, progress: Progress, step: Step, error: BaseExcep
     parts.writer.wait()
     raise StoppedError(
         f"out of memory at step {step.number} ({step.num_rows} rows, longest sequences {lengths[:4]} "
-        "tokens); the state "
-        f"before it is saved, with the token budget halved to {halved}. The same command goes on from there"
+        f"tokens); the state before it is saved, with the token budget halved to {halved}. The same command "
+        "goes on from there"
     ) from error
 
 

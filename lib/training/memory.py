@@ -50,8 +50,7 @@ def probe(
         if description == previous:
             raise CheckError(
                 f"even one row at a time does not fit into memory ({description}); use a smaller "
-                "--max-length, "
-                "--gradient-checkpointing or a smaller --model"
+                "--max-length, --gradient-checkpointing or a smaller --model"
             )
         previous, token_budget = description, token_budget // 2
     used = [parameter for parameter in model.parameters() if parameter.grad is not None]
