@@ -1,7 +1,9 @@
 """Stop and go on: bit for bit on the same ranks, to 1e-6 on others, whatever ends a run."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -82,6 +84,26 @@ def test_sigterm_then_kill_9_then_on_is_as_if_nothing_had_happened(
     same_training(folder, reference)
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("kill", range(50))
+def test_kill_9_at_a_random_moment_changes_nothing(
+    kill: int, arguments: list[str], reference: Path, tmp_path: Path
+) -> None:
+    """From the first import to the report: about half of the 10 s that such a run takes is start-up."""
+    whole = [*arguments, "--devices", "2", "--runs-dir", str(tmp_path), "--save-every", "1"]
+    process = subprocess.Popen(command(*whole), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(random.Random(kill).uniform(1, 12))
+    kill_tree(process.pid)
+    process.wait()
+    done = run(*whole)
+    assert done.returncode == 0, done.stderr
+    newest = max(
+        tmp_path.glob("arena/*")
+    )  # a run that was killed before its first checkpoint stays as it was
+    same_training(newest, reference)
+
+
 def start_and_wait_for(line_start: str, arguments: list[str]) -> subprocess.Popen[str]:
     """A training process that has just printed a line that begins with this."""
     process = subprocess.Popen(
@@ -100,5 +122,6 @@ def kill_tree(pid: int) -> None:
     """kill -9 a process and all its children at once."""
     children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
     for each in (pid, *map(int, children)):
-        os.kill(each, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it had just ended by itself
+            os.kill(each, signal.SIGKILL)
     time.sleep(0.5)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lib import hub
 from lib.config import DataConfig
 from lib.recipe import Recipe, Row
 
@@ -226,27 +227,29 @@ def _require_columns(name: str, rows: list[Row], columns: tuple[str, ...]) -> No
 
 
 def _load_hub(config: DataConfig, recipe: Recipe) -> Source:
-    """A data set of the Hugging Face hub at a resolved commit. The token comes from the environment or its
-    file."""
+    """A data set of the Hugging Face hub at a resolved commit."""
     if config.data.count("/") > 1 or config.data.startswith((".", "/", "~")):
         raise ValueError(f"{config.data} does not exist; --data takes a file, a folder, a hub id or sample")
-    import datasets
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
-
-    wanted = config.revision or (recipe.revisions or {}).get(config.data, "main")
     try:
-        commit = huggingface_hub.HfApi().dataset_info(config.data, revision=wanted, timeout=10).sha
-    except HfHubHTTPError as error:
-        raise ValueError(f"hub data set {config.data} at {wanted}: {_one_line(error)}") from error
-    except HFValidationError as error:
-        raise ValueError(f"{config.data} is neither a file here nor a hub id: {_one_line(error)}") from error
-    except (OSError, HTTPError) as error:  # offline mode; no name, no route, no answer
+        commit = hub.commit_of(
+            "dataset", config.data, config.revision or (recipe.revisions or {}).get(config.data, "main")
+        )
+    except hub.UnreachableError as error:
         raise ValueError(
-            f"{config.data} is no file here, and the hub cannot be reached ({_one_line(error)}); "
+            f"{config.data} is no file here, and the hub cannot be reached ({error}); "
             "give a .csv, .jsonl or .parquet file, or --data sample"
         ) from error
-    loaded: Any = datasets.load_dataset(config.data, revision=commit)
+    import datasets
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        loaded: Any = datasets.load_dataset(config.data, revision=commit)
+    # a script instead of files, several configurations, columns that differ, a connection that breaks
+    except (RuntimeError, ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(
+            f"hub data set {config.data} at {commit[:12]} cannot be loaded: {hub.first_line(error)} (try "
+            "--revision refs/convert/parquet, or download its files and give the folder)"
+        ) from error
     source = Source(config.data, {}, revision=commit)
     for split in (name for name in SPLITS if name in loaded):
         rows = [RawRow(f"{config.data}/{split}:{i}", dict(row)) for i, row in enumerate(loaded[split])]
@@ -255,7 +258,3 @@ def _load_hub(config: DataConfig, recipe: Recipe) -> Source:
     if "train" not in source.splits:
         raise ValueError(f"hub data set {config.data} has no split train; it has {', '.join(loaded)}")
     return source
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

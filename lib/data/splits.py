@@ -101,11 +101,12 @@ def refuse_rejected(examples: Examples, config: DataConfig) -> None:
     if rejected and len(rejected) / total > config.max_rejected:
         lines = [f"  {row.where}: {row.reason}: {row.value[:120]}" for row in rejected[:5]]
         more = [f"  ... and {len(rejected) - 5} more (all in rejected.jsonl)"] if len(rejected) > 5 else []
+        allow = f", or allow them with --max-rejected {min(0.99, len(rejected) / total + 0.01):.2f}"
         raise ValueError(
             f"{len(rejected)} of {total} rows are malformed, more than --max-rejected "
             f"{config.max_rejected:g} allows:\n"
             + "\n".join(lines + more)
-            + f"\nmend them, or allow them with --max-rejected {min(0.99, len(rejected) / total + 0.01):.2f}"
+            + f"\nmend them{allow if len(rejected) < total else ''}"
         )
 
 

@@ -6,6 +6,7 @@ Weights are safetensors only and no code of a model repository is ever run.
 
 import hashlib
 import importlib.util
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lib import hub
 from lib.config import ModelConfig
 from lib.data.text import prepare_tokenizer
 from lib.models import tiny
@@ -51,6 +53,14 @@ class Described:
     """What from_pretrained is given: a hub id or a folder; empty for a toy."""
     config: Any
     tokenizer: Any
+    commit: str | None = None
+    """The commit of a hub model; None for a folder or a toy, or when the hub cannot be reached."""
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The words that tell transformers which version to read, and never to run a repository's code
+        (with a terminal it would ask)."""
+        return _where(self.source, self.commit)
 
     @property
     def max_positions(self) -> int | None:
@@ -69,18 +79,31 @@ def describe(model: ModelConfig, family: str) -> Described:
     import transformers
 
     source = str(_minilm_folder()) if model.model == "minilm" else model.model
+    commit = None
+    if not Path(source).exists():
+        with suppress(hub.UnreachableError):  # then what an earlier download left will do
+            commit = hub.commit_of("model", source, "main")
     try:
-        # said outright: with a terminal, transformers would ask whether to run the repository's code
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(source, **_where(source, commit))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **_where(source, commit))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"--model {model.model} cannot be loaded: {str(error).strip().splitlines()[0]} (it takes a hub "
-            "id, a folder with config.json, tokenizer.json and model.safetensors, minilm or tiny)"
+            f"--model {model.model} cannot be loaded: {hub.first_line(error)} (it takes a hub id, a folder "
+            "with config.json, tokenizer.json and model.safetensors, minilm or tiny)"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"--model {model.model} has no tokenizer.json; use a model with a fast tokenizer")
-    return Described(model.model, source, _with_dropout(config, model), prepare_tokenizer(tokenizer))
+    config, tokenizer = _with_dropout(config, model), prepare_tokenizer(tokenizer)
+    return Described(model.model, source, config, tokenizer, commit)
+
+
+def _where(source: str, commit: str | None) -> dict[str, Any]:
+    words: dict[str, Any] = {"trust_remote_code": False}
+    if commit is not None:
+        words["revision"] = commit
+    elif not Path(source).exists():
+        words["local_files_only"] = True
+    return words
 
 
 def load(described: Described, model: ModelConfig, seed: int) -> nn.Module:
@@ -99,11 +122,11 @@ def load(described: Described, model: ModelConfig, seed: int) -> nn.Module:
             config=described.config,
             dtype=torch.float32,
             use_safetensors=True,
-            trust_remote_code=False,
             output_loading_info=True,
+            **described.where,
         )
     except OSError as error:
-        raise ValueError(f"--model {described.name}: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"--model {described.name}: {hub.first_line(error)}") from error
     missing = [name for name in info["missing_keys"] if "pooler" not in name]  # poolers are not used here
     if missing:
         shown = ", ".join(sorted(missing)[:5])

@@ -1,0 +1,37 @@
+"""The Hugging Face hub: asked once, with a short timeout, so that a machine without a network hears at once.
+
+The token for gated repositories comes from HF_TOKEN or its file.
+"""
+
+from typing import Literal
+
+TIMEOUT_S = 10
+
+
+class UnreachableError(Exception):
+    """No network, no such host, or offline mode."""
+
+
+def commit_of(kind: Literal["model", "dataset"], name: str, revision: str) -> str:
+    """The commit that `revision` (a branch, a tag) is now. Raises ValueError when there is no such
+    repository or no right to it, UnreachableError."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    api = huggingface_hub.HfApi()
+    ask = api.model_info if kind == "model" else api.dataset_info
+    try:
+        commit = ask(name, revision=revision, timeout=TIMEOUT_S).sha
+    except HfHubHTTPError as error:
+        raise ValueError(f"hub {kind} {name} at {revision}: {first_line(error)}") from error
+    except HFValidationError as error:
+        raise ValueError(f"{name} is neither a file here nor a hub id: {first_line(error)}") from error
+    except (OSError, HTTPError) as error:  # offline mode; no name, no route, no answer
+        raise UnreachableError(first_line(error)) from error
+    assert commit is not None, "the hub names the commit of every repository"
+    return commit
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
