@@ -7,6 +7,7 @@ the numbers, and a resume looks for the same experiment. Parsing needs no torch,
 import dataclasses
 import difflib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +33,8 @@ class DataConfig:
     """Most tokens of one sequence, special tokens included."""
     prompt: bool = True
     """Put the prompt (the context) before each text."""
+    swap: bool = True
+    """Train on each pair in both orders, where order means nothing; the texts are still encoded once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +138,7 @@ class Config:
     included."""
 
 
+MOST_THREADS = 1024  # beyond this a process is refused more of them by the system
 EXPERIMENT = ("recipe", "data", "model", "optim", "smoke")  # the parts that decide the numbers
 
 
@@ -250,10 +254,10 @@ def _problems(config: Config) -> list[str]:
         )
     if model.init == "random" and model.freeze != "none":
         found.append(f"--init random with --freeze {model.freeze} would train on noise; use --freeze none")
-    if tracking.name is not None and (
-        not tracking.name or "/" in tracking.name or tracking.name.startswith(".")
-    ):
-        found.append(f"--name is {tracking.name!r}; use a word without '/' that does not begin with '.'")
+    if compute.threads is not None and compute.threads > MOST_THREADS:
+        found.append(f"--threads is {compute.threads}; use at most {MOST_THREADS}")
+    if tracking.name is not None and not re.fullmatch(r"\w[\w .+=,@-]{0,99}", tracking.name):
+        found.append(f"--name is {tracking.name!r}; use a word of up to 100 letters, digits and _ .+=,@-")
     return found
 
 

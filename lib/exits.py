@@ -5,10 +5,15 @@
 """
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
+from lib.console import speak
+
+CODES = "EXIT_CODES_FOLDER"  # a launcher's variable: where each worker leaves its exit code
 DONE, BAD_INPUT, REFUSED, REPEATS, STOPPED, CRASHED = 0, 2, 3, 4, 75, 1
 
 
@@ -42,21 +47,20 @@ def code_of(error: BaseException) -> int:
     return CRASHED
 
 
-def run(function: Callable[[], int | None], speak: Callable[[str], None] | None = None) -> int:
-    """Call `function`; turn what it raises into a message and an exit code. Crashes keep their traceback."""
+def run(function: Callable[[], int | None], quiet: bool = False) -> int:
+    """Call `function`; turn what it raises into a message (unless `quiet`) and an exit code. Crashes keep
+    their traceback."""
     try:
-        return function() or DONE
+        code = function() or DONE
     except KeyboardInterrupt:
-        return STOPPED
+        code = STOPPED
     except Exception as error:
         code = code_of(error)
         if code == CRASHED:
-            traceback.print_exc()
-            return code
-        words = {BAD_INPUT: "error", REFUSED: "refused", REPEATS: "failed", STOPPED: "stopped"}[code]
-        (speak or _to_stderr)(f"{words}: {error}")
-        return code
-
-
-def _to_stderr(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+            speak(traceback.format_exc(), sys.stderr)
+        elif not quiet:
+            words = {BAD_INPUT: "error", REFUSED: "refused", REPEATS: "failed", STOPPED: "stopped"}[code]
+            speak(f"{words}: {error}", sys.stderr)
+    if folder := os.environ.get(CODES):
+        (Path(folder) / str(os.getpid())).write_text(str(code))
+    return code

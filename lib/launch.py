@@ -3,14 +3,18 @@
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 
-from lib.exits import CRASHED, DONE, STOPPED
+from lib.console import speak
+from lib.exits import CODES, CRASHED, DONE, STOPPED
+
+PATIENCE_S = 3600  # for workers to save after a signal; torch kills them after 30 s by default, in mid-step
 
 
 def launch(script: Path, argv: list[str], num_processes: int) -> int:
     """Run `script` in `num_processes` workers; the first failed worker's exit code, 75 when a signal ended
-    them after they saved, 0 when all ended well."""
+    them and all of them say that they saved, 0 when all ended well."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -25,14 +29,27 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",  # any free port
         max_restarts=0,
+        shutdown_timeout=PATIENCE_S,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(),
     )
-    try:
-        elastic_launch(config, sys.executable)("-u", str(script), *argv)
-    except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        return failure.exitcode if failure.exitcode > 0 else CRASHED
-    except SignalException:
-        return STOPPED
+    with tempfile.TemporaryDirectory() as codes:
+        os.environ[CODES] = codes
+        try:
+            elastic_launch(config, sys.executable)("-u", str(script), *argv)
+        except ChildFailedError as error:
+            _, failure = error.get_first_failure()
+            return failure.exitcode if failure.exitcode > 0 else CRASHED
+        except SignalException:
+            return _code_after_signal(
+                [int(file.read_text()) for file in Path(codes).iterdir()], num_processes
+            )
     return DONE
+
+
+def _code_after_signal(codes: list[int], num_processes: int) -> int:
+    """75 when all workers ended by themselves, all of them stopped or done."""
+    if len(codes) == num_processes and set(codes) <= {DONE, STOPPED}:
+        return STOPPED
+    speak(f"stopped by a signal, but only {len(codes)} of {num_processes} workers ended well", sys.stderr)
+    return min(set(codes) - {DONE, STOPPED}, default=CRASHED)

@@ -1,5 +1,6 @@
 """The table of contents: every piece of a run is made and joined here and nowhere else."""
 
+import math
 import shutil
 import traceback
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from lib.data.loader import Loader, evaluation_batches
 from lib.data.rows import Rows
 from lib.evaluation import evaluate, scoring, summary
 from lib.evaluation.report import write_report
-from lib.exits import CRASHED, DONE, code_of
+from lib.exits import BAD_INPUT, CRASHED, DONE, code_of
 from lib.files import write_json
 from lib.models import backbone
 from lib.models.freezing import frozen_names
@@ -74,11 +75,13 @@ def _train(config: Config, world: World, stop: StopFlag) -> int:
             raise RuntimeError(f"{type(error).__name__} while training: {error}") from error
     except BaseException as error:
         code = code_of(error)
+        if world.is_main:
+            folder.write_status(phase="ended", exit_code=code)
         tracker.say(f"run {folder.path} ends with exit code {code}: {error}")
         if code == CRASHED:
             tracker.log(traceback.format_exc())
-        if world.is_main:
-            folder.write_status(phase="ended", exit_code=code)
+        if world.is_main and code == BAD_INPUT and not folder.checkpoints.exists():
+            folder.remove()  # refused: a model that cannot be loaded
         raise
     finally:
         tracker.close()
@@ -136,8 +139,9 @@ def _assemble(
 
 
 def better(recipe: Recipe) -> Callable[[float, float | None], bool]:
-    """Is a new first score better than the best so far?"""
-    return lambda new, old: old is None or (new < old if recipe.better == "lower" else new > old)
+    """Is a new first score better than the best so far? One that is not finite never is."""
+    sign = 1 if recipe.better == "higher" else -1
+    return lambda new, old: math.isfinite(new) and (old is None or sign * new > sign * old)
 
 
 def make_loader(config: Config, rows: Rows) -> Loader:

@@ -39,6 +39,9 @@ class Task(Protocol):
     def check(self) -> None:
         """Raise ValueError when the configuration cannot work with this model."""
 
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 of what turns words into ids and of the model's shape."""
+
     def checkpoint_bytes(self) -> int:
         """The size of one checkpoint, known before any weight is loaded."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lib.config import TrackingConfig
+from lib.console import Steady, speak
 from lib.files import read_lines, write_lines
 from lib.training.dist import World
 from lib.training.memory import peak_gib
@@ -44,19 +45,16 @@ class Tracker:
         try:
             return path.open("a", encoding="utf-8", buffering=1)
         except OSError as error:
-            print(
-                f"WARNING: {path} cannot be written ({error.strerror}); the run goes on without it",
-                flush=True,
-            )
+            speak(f"WARNING: {path} cannot be written ({error.strerror}); the run goes on without it")
             return None
 
     def say(self, text: str) -> None:
         """A line for people: on rank 0's console, and in this rank's log file."""
         if self.world.is_main:
             if self._bar is not None:
-                self._bar.write(text)
+                self._bar.write(text, file=Steady(sys.stdout))
             else:
-                print(text, flush=True)
+                speak(text)
         self.log(text)
 
     def log(self, text: str) -> None:
@@ -75,7 +73,7 @@ class Tracker:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                print(f"WARNING: the log cannot be written ({error.strerror}); the run goes on", flush=True)
+                speak(f"WARNING: the log cannot be written ({error.strerror}); the run goes on")
 
     def begin(self, first_step: int, num_steps: int) -> None:
         """Start the columns; records of steps that will be computed again (after a kill) are dropped."""
@@ -92,7 +90,12 @@ class Tracker:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=num_steps, initial=first_step - 1, unit="step", dynamic_ncols=True, leave=False
+                file=Steady(sys.stderr),
+                total=num_steps,
+                initial=first_step - 1,
+                unit="step",
+                dynamic_ncols=True,
+                leave=False,
             )
         self.say("".join(name.rjust(width) for name, width in zip(COLUMNS, WIDTHS, strict=True)))
 

@@ -17,7 +17,7 @@ from lib import exits
 
 def evaluate(
     run: Annotated[Path, tyro.conf.Positional],
-    split: Literal["train", "validation", "test"] = "test",
+    split: Literal["train", "validation", "test"] | None = None,
     data: str | None = None,
     threads: int | None = None,
 ) -> int:
@@ -25,7 +25,7 @@ def evaluate(
 
     Args:
         run: The run's folder.
-        split: Which of the run's own splits.
+        split: Which of the run's own splits. None: test.
         data: Score these rows instead (a .csv, .jsonl or .parquet file, a folder, a hub id).
         threads: CPU threads. None: as many as training used, so that the scores are the same bits.
     """

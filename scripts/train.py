@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib import exits, recipe
 from lib.config import Config, parse, split_recipe
+from lib.console import speak
 
 
 def main() -> int:
@@ -24,7 +25,7 @@ def main() -> int:
     from lib.training import dist
 
     if dist.under_torchrun():
-        return exits.run(lambda: run.train(config), speak=dist.say_on_main)
+        return exits.run(lambda: run.train(config), quiet=not dist.env_is_main())
     devices = config.compute.devices or dist.num_devices()
 
     def once(config: Config, extra: list[str]) -> int:
@@ -38,8 +39,9 @@ def main() -> int:
     code = once(dataclasses.replace(config, tracking=half), ["--resume", "never", "--stop-at", "3"])
     if code != exits.STOPPED:
         return code or exits.CRASHED
-    print("smoke: stopped at step 3 as planned, now going on", flush=True)
-    return once(config, [])
+    speak("smoke: stopped at step 3 as planned, now going on")
+    again = dataclasses.replace(config.tracking, resume="auto")
+    return once(dataclasses.replace(config, tracking=again), ["--resume", "auto"])
 
 
 if __name__ == "__main__":

@@ -70,11 +70,11 @@ def nan_on_one_rank(config: Config, steps: list[int]) -> int:
 
     def loss(self: Classify, output: torch.Tensor, batch: object) -> torch.Tensor:
         value = honest(self, output, batch)  # type: ignore[arg-type]
-        bad = now["step"] in steps and dist.env_rank() == int(os.environ["WORLD_SIZE"]) - 1
+        bad = now["step"] in steps and int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
         return value * float("nan") if bad else value
 
     Classify.loss, Ddp.forward = loss, forward  # type: ignore[assignment, method-assign]
-    return exits.run(lambda: run.train(config), speak=dist.say_on_main)
+    return exits.run(lambda: run.train(config), quiet=not dist.env_is_main())
 
 
 def main(model: str, out: Path, bad_steps: list[int]) -> int:

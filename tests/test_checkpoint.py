@@ -111,7 +111,7 @@ def test_newest_three_and_the_best_are_kept_and_links_point_to_them(tmp_path: Pa
     checkpoint.link(tmp_path, "best", 1)
     checkpoint.link(tmp_path, "last", 4)
     checkpoint.link(tmp_path, "last", 5)
-    checkpoint.prune(tmp_path, keep=3, best=1)
+    checkpoint.prune(tmp_path, keep=3, best=1, current=5)
     assert [checkpoint.step_of(path) for path in checkpoint.all_in(tmp_path)] == [5, 4, 3, 1]
     assert (tmp_path / "last").resolve().name == "step-000005"
     assert (tmp_path / "best" / "state.json").exists()
@@ -153,25 +153,46 @@ sys.addaudithook(watch)
 folder = Path({folder!r})
 checkpoint.write(folder, 3, fill)
 checkpoint.link(folder, "last", 3)
-checkpoint.prune(folder, 1, None)
+checkpoint.prune(folder, 1, None, 3)
 print("done", calls[0])
 """
 
 
 @pytest.mark.faults
-def test_kill_9_at_every_file_operation_of_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [2, 3])
+def test_kill_9_at_every_file_operation_of_a_save_leaves_a_whole_checkpoint(
+    before: int, tmp_path: Path
+) -> None:
+    """Step 3 is saved after step 2, or once more in its own place."""
     for at in range(1, 200):
         folder = tmp_path / str(at)
-        checkpoint.write(folder, 2, fill)
+        checkpoint.write(folder, before, fill)
         script = KILLED_WRITE.format(root=str(ROOT), folder=str(folder), at=at)
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert checkpoint.newest_step(folder) in (2, 3)
+        checkpoint.clean(folder)
         newest = checkpoint.newest_verified(folder, print)
         assert newest is not None and checkpoint.step_of(newest) in (2, 3)
-        checkpoint.clean(folder)
         assert not list(folder.glob(".*ing-*"))
         if done.stdout.startswith("done"):
             assert at > 20  # it really died at more than twenty places before
             return
+
+
+def test_a_kill_while_a_checkpoint_of_the_same_step_is_replaced_loses_neither(written: Path) -> None:
+    """Between two renames: the old one is out of sight, the new one has no name yet."""
+    written.rename(written.with_name(".deleting-step-000007"))
+    assert checkpoint.newest_step(written.parent) == 7
+    checkpoint.clean(written.parent)
+    assert checkpoint.verify(written) is None
+    assert [path.name for path in written.parent.iterdir()] == ["step-000007"]
+
+
+def test_pruning_counts_no_newer_checkpoint_that_was_passed_over(tmp_path: Path) -> None:
+    for step in (2, 3, 4, 9):  # 9 is damaged: the run fell back to 3 and has just saved 4
+        checkpoint.write(tmp_path, step, fill)
+    checkpoint.prune(tmp_path, 1, 2, current=4)
+    assert [checkpoint.step_of(path) for path in checkpoint.all_in(tmp_path)] == [9, 4, 2]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")

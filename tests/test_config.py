@@ -45,8 +45,8 @@ NONSENSE = [
     ("--weight-decay", -1.0, "0 or more"),
     ("--seed", -1, "from 0 to"),
     ("--seed", 2**32, "from 0 to"),
-    ("--name", "a/b", "without '/'"),
-    ("--name", ".hidden", "begin with '.'"),
+    ("--name", "a/b", "use a word"),
+    ("--name", ".hidden", "use a word"),
     ("--name", "", "use a word"),
 ]
 # Several programs in one process that then says what it has imported: (script, its words).

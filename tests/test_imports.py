@@ -27,7 +27,7 @@ LAYERS = (
     ("lib.evaluation.metrics",),
     ("lib.recipe",),
     ("lib.training.dist", "lib.training.precision", "lib.training.progress", "lib.training.signals"),
-    ("lib.config", "lib.exits", "lib.files", "lib.hub", "lib.tensor_file", "lib.follow_wandb"),
+    ("lib.config", "lib.exits", "lib.console", "lib.files", "lib.hub", "lib.tensor_file", "lib.follow_wandb"),
 )
 RECIPES_MAY_IMPORT = ("lib.recipe", "lib.config", "lib.evaluation.metrics", "lib.data")
 RANK_VARIABLES = (
@@ -156,7 +156,7 @@ def asks_for_rank(node: ast.AST) -> bool:
     for part in ast.walk(node):
         if isinstance(part, ast.Attribute | ast.Name):
             word = part.attr if isinstance(part, ast.Attribute) else part.id
-            if word in ("is_main", "get_rank", "env_rank"):
+            if word in ("is_main", "get_rank", "env_is_main"):
                 return True
         if isinstance(part, ast.Compare):
             ends = [part.left, *part.comparators]

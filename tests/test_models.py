@@ -165,7 +165,7 @@ def test_padding_does_not_change_what_a_row_gets(
     model = task_of(folder_of(family), pooling=pooling).build().eval()
     together = grouped([40, 7, 23, 24])
     with torch.inference_mode():
-        logits, single = model(together), model(unpadded(together))  # (2 rows, 3 classes)
+        logits, single = model(together), model(unpadded(together))  # (2 rows, 2 orders, 3 classes)
     assert (logits - single).abs().max() < 1e-5
     assert (logits[0] - logits[1]).abs().max() > 1e-4  # the rows do differ
 
@@ -359,7 +359,9 @@ def test_a_new_head_is_decided_by_the_seed_and_leaves_other_draws_alone() -> Non
         config = type("", (), {"hidden_size": 8})
 
     def head(seed: int) -> Tensor:
-        return torch.cat([p.flatten() for p in Classifier(Backbone(), 2, 3, "mean", [], seed).parameters()])
+        return torch.cat(
+            [p.flatten() for p in Classifier(Backbone(), 2, 3, "mean", False, [], seed).parameters()]
+        )
 
     torch.manual_seed(5)
     before = torch.get_rng_state()

@@ -38,7 +38,7 @@ def train(*flags: str) -> int:
 
 @pytest.mark.parametrize("name", recipe.names())
 def test_smoke_goes_the_whole_path_with_a_stop_and_a_resume(name: str, tmp_path: Path) -> None:
-    done = run_script(name, "--smoke", "--runs-dir", str(tmp_path))
+    done = run_script(name, "--smoke", "--runs-dir", str(tmp_path), "--resume", "never")
     assert done.returncode == 0, done.stderr
     assert "smoke: stopped at step 3 as planned" in done.stdout
     assert "the newest unfinished run of this experiment" in done.stdout
@@ -164,6 +164,13 @@ def test_resume_by_timestamp_by_path_and_of_another_experiment(
     assert train(*flags, "--resume", "20000101_000000") == 2
     assert folder.name in capsys.readouterr().err
     assert status(folder)["step"] == 3
+    (folder / "status.json").write_text('{"phase"')  # a power loss: the checkpoints say more
+    assert train(*flags, "--stop-at", "4") == 75
+    assert status(folder)["step"] == 4
+    assert train(*flags, "--resume", "never", "--stop-at", "1") == 75
+    for several in ("", "2"):  # an unset variable; both runs begin so
+        assert train(*flags, "--resume", several) == 2
+        assert "run under" in capsys.readouterr().err
 
 
 def test_a_live_run_is_not_touched_and_a_dead_ones_lock_is_taken_over(

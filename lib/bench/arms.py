@@ -55,11 +55,13 @@ class Setting:
 def prepare(order: dict[str, Any]) -> Setting:
     recipe = recipes.load("arena")
     config = recipe.config
-    model = config.model if not order.get("no_dropout") else replace(config.model, dropout=0.0)
+    model = replace(config.model, attention_dropout=order.get("attention_dropout", 0.0))
+    if order.get("no_dropout"):
+        model = replace(model, dropout=0.0)
     config = replace(
         config,
         model=model,
-        data=replace(config.data, data=order["data"], max_length=order["max_length"]),
+        data=replace(config.data, data=order["data"], max_length=order["max_length"], swap=False),
         optim=replace(config.optim, batch=order["batch"], epochs=1, seed=order["seed"], precision="bf16"),
     )
     task = make_task(recipe, config)
@@ -77,17 +79,27 @@ def ours(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     model = place(setting.model(), world.device, "bf16")
     engine, loader = Ddp(model, config, world, "bf16"), make_loader(config, setting.train)
     clock = Clock()
-    real = computed = 0
     for number in range(1, loader.num_steps + 1):
         step = loader.step(number)
         for piece in step.micro_batches:
             batch = task.collate(setting.train, piece.rows)
             loss = task.loss(engine.forward(batch, draw_of(config.optim.seed, number, piece.number)), batch)
             engine.backward(loss, 1 / step.num_targets, last=True)
-            real, computed = real + batch.real_tokens, computed + batch.computed_tokens
         engine.step(learning_rate(number, loader.num_steps, config.optim))
         clock.tick(step.num_rows)
-    return clock.result() | {"real_share": real / computed, "loss": validation_loss(model, setting)}
+    return clock.result() | {"loss": validation_loss(model, setting)}
+
+
+def padding(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
+    """Real / computed tokens of a whole epoch: what is computed is a function of the rows alone."""
+    loader = make_loader(setting.config, setting.train)
+    batches = [
+        setting.task.collate(setting.train, piece.rows)
+        for number in range(1, loader.num_steps + 1)
+        for piece in loader.step(number).micro_batches
+    ]
+    real, computed = (sum(getattr(b, f"{what}_tokens") for b in batches) for what in ("real", "computed"))
+    return {"real_share": real / computed, "rows": len(setting.train)}
 
 
 def plain_loop(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +111,7 @@ def plain_loop(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     model.train()
     for begin in range(0, len(rows), config.optim.batch):
         chosen = order_of_rows[begin : begin + config.optim.batch]
-        logits = model(padded(rows, chosen, setting.task.specials.pad, config.data.max_length))
+        logits = model(padded(rows, chosen, setting.task.specials.pad, config.data.max_length))[:, 0]
         F.cross_entropy(logits, torch.from_numpy(rows.labels[chosen])).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -133,7 +145,7 @@ class ForTrainer(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **others: Any
     ) -> dict[str, Tensor]:
         grouped = Grouped([TokenGroup(input_ids, attention_mask)], torch.arange(len(input_ids)), 0, 0)
-        logits = self.model(grouped)
+        logits = self.model(grouped)[:, 0]
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
@@ -264,6 +276,7 @@ def validation_loss(model: Classifier, setting: Setting) -> float:
 
 ARMS = {
     "ours": ours,
+    "padding": padding,
     "trainer": trainer,
     "plain loop": plain_loop,
     "gradient": gradient,

@@ -210,8 +210,8 @@ def _read_parquet(file: Path) -> Iterator[RawRow | Rejected]:
             for values in batch.to_pylist():
                 yield RawRow(f"{file.name}:{number}", values)
                 number += 1
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no parquet file, or a damaged one: {error}") from error
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:  # damaged, or dates Python lacks
+        raise ValueError(f"{file} cannot be read as parquet: {error}") from error
 
 
 def _require_columns(name: str, rows: list[Row], columns: tuple[str, ...]) -> None:

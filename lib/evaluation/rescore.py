@@ -1,20 +1,19 @@
 """Score a finished run once more, in a fresh process, from its best checkpoint: the same rows, or others."""
 
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lib import recipe as recipes
-from lib.config import Config
+from lib.config import MOST_THREADS, Config
 from lib.data import sources, splits
 from lib.evaluation import scoring
 from lib.exits import RepeatsError
 from lib.files import read_json, write_json
 from lib.recipe import Example, Recipe
 from lib.runs import resume
-from lib.runs.folder import FORMAT, RunFolder
+from lib.runs.folder import RunFolder, new_folder
 from lib.runs.prepare import encode, token_budget_of
 from lib.tasks import make as make_task
 from lib.training import checkpoint, dist
@@ -23,10 +22,15 @@ from lib.training.signals import StopFlag
 OTHER = "data"  # the split name of rows given by --data
 
 
-def rescore(run: Path, split: str, data: str | None, threads: int | None) -> dict[str, Any]:
-    """Scores of `split`, or of every row of `data`, written with the predictions into a folder of their own
-    under the run's `evaluations/`. Threads default to what training used, so that the scores are the same
-    bits. Raises ValueError (no such run, bad rows), CheckError (rows changed, rows seen in training)."""
+def rescore(run: Path, split: str | None, data: str | None, threads: int | None) -> dict[str, Any]:
+    """Scores of `split` (test by default), or of every row of `data`, written with the predictions into a
+    folder of their own under the run's `evaluations/`. Threads default to what training used, so that the
+    scores are the same bits. Raises ValueError (no such run, bad rows), CheckError (rows changed, rows seen
+    in training)."""
+    if split is not None and data is not None:
+        raise ValueError(f"--split {split} is a split of the run's own rows; leave it out with --data")
+    if threads is not None and not 0 < threads <= MOST_THREADS:
+        raise ValueError(f"--threads is {threads}; it must be from 1 to {MOST_THREADS}")
     folder = RunFolder(run)
     config = folder.config()
     recipe = recipes.load(config.recipe)
@@ -36,15 +40,19 @@ def rescore(run: Path, split: str, data: str | None, threads: int | None) -> dic
     config = replace(config, optim=replace(config.optim, token_budget=token_budget_of(best)))
     task = make_task(recipe, config, best)
     examples = _examples(config, recipe, folder)
+    split = split or "test"
     if data is not None:
         split = OTHER
-        examples[OTHER] = _other_rows(config, recipe, data, examples["train"])
-    into = RunFolder(folder.path / "evaluations" / time.strftime(FORMAT))
-    into.path.mkdir(parents=True)
-    encode(task, {split: examples[split]}, into, stop)
-    scores = scoring.score(config, recipe, task, into, best, examples, (split,), world, stop)
-    shutil.rmtree(into.encoded)
-    write_json(into.path / "scores.json", scores | {"data": data})
+        examples[OTHER] = _other_rows(config, recipe, data, examples)
+    into = RunFolder(new_folder(folder.path / "evaluations"))
+    try:
+        encode(task, {split: examples[split]}, into, stop)
+        scores = scoring.score(config, recipe, task, into, best, examples, (split,), world, stop)
+        shutil.rmtree(into.encoded)
+        write_json(into.path / "scores.json", scores | {"data": data})
+    except BaseException:
+        into.remove()
+        raise
     return {"folder": str(into.path), "scores": scores["splits"][split], "said": _said_before(folder, split)}
 
 
@@ -66,17 +74,19 @@ def _examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str, li
     source = sources.load(config.data, recipe)
     examples = splits.complete(splits.make(source, recipe), config.data)
     before = folder.record()["fingerprints"]
-    resume.check_fingerprints({key: before[key] for key in ("data", "split")}, examples.fingerprints())
+    resume.check_fingerprints(
+        {key: before[key] for key in ("data", "split")}, examples.fingerprints(), "put it back"
+    )
     return examples.splits
 
 
-def _other_rows(config: Config, recipe: Recipe, data: str, train: list[Example]) -> list[Example]:
+def _other_rows(config: Config, recipe: Recipe, data: str, own: dict[str, list[Example]]) -> list[Example]:
     source = sources.load(replace(config.data, data=data), recipe)
     found = splits.make(source, recipe)
     splits.refuse_rejected(found, config.data)
     rows = [row for split in found.splits.values() for row in split]
     splits.refuse_doubled_ids({OTHER: rows})
-    splits.refuse_leaks({"train": train, OTHER: rows})
+    splits.refuse_leaks({"train": own["train"], "validation": own["validation"], OTHER: rows})
     return rows
 
 

@@ -6,11 +6,13 @@ Weights are safetensors only and no code of a model repository is ever run.
 
 import hashlib
 import importlib.util
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import nn
 
@@ -41,6 +43,8 @@ COUNT_FROM_PAD = (
     "xmod",
     "luke",
 )
+# Parts of a configuration that say nothing of what a model computes.
+NOT_THE_MODEL = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 
 
@@ -61,6 +65,11 @@ class Described:
         """The words that tell transformers which version to read, and never to run a repository's code
         (with a terminal it would ask)."""
         return _where(self.source, self.commit)
+
+    def fingerprint(self) -> str:
+        """sha256 of the model's configuration: what its weights mean."""
+        values = {key: value for key, value in self.config.to_dict().items() if key not in NOT_THE_MODEL}
+        return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def max_positions(self) -> int | None:
@@ -93,6 +102,16 @@ def describe(model: ModelConfig, family: str) -> Described:
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"--model {model.model} has no tokenizer.json; use a model with a fast tokenizer")
+    words = len(tokenizer)
+    if words <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
+        raise ValueError(
+            f"--model {model.model} has no vocabulary; put its tokenizer.json beside its weights"
+        )
+    if words > config.vocab_size:
+        raise ValueError(
+            f"--model {model.model}: its tokenizer has {words} words, its embedding {config.vocab_size}; "
+            "they do not belong together"
+        )
     config, tokenizer = _with_dropout(config, model), prepare_tokenizer(tokenizer)
     return Described(model.model, source, config, tokenizer, commit)
 
@@ -125,8 +144,8 @@ def load(described: Described, model: ModelConfig, seed: int) -> nn.Module:
             output_loading_info=True,
             **described.where,
         )
-    except OSError as error:
-        raise ValueError(f"--model {described.name}: {hub.first_line(error)}") from error
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # absent, of other shapes, damaged
+        raise ValueError(f"--model {described.name} cannot be loaded: {hub.first_line(error)}") from error
     missing = [name for name in info["missing_keys"] if "pooler" not in name]  # poolers are not used here
     if missing:
         shown = ", ".join(sorted(missing)[:5])
@@ -141,7 +160,10 @@ def random(described: Described) -> nn.Module:
     """The backbone with new float32 weights, on torch's default device."""
     import transformers
 
-    return transformers.AutoModel.from_config(described.config, dtype=torch.float32)
+    try:
+        return transformers.AutoModel.from_config(described.config, dtype=torch.float32)
+    except ValueError as error:  # sizes that do not go together
+        raise ValueError(f"--model {described.name}: {hub.first_line(error)}") from error
 
 
 def _minilm_folder() -> Path:

@@ -29,10 +29,18 @@ class Classifier(nn.Module):
     """The vectors of a row's texts side by side, a hidden layer, the classes."""
 
     def __init__(
-        self, backbone: Any, num_texts: int, num_labels: int, pooling: str, frozen: list[nn.Module], seed: int
+        self,
+        backbone: Any,
+        num_texts: int,
+        num_labels: int,
+        pooling: str,
+        both_orders: bool,
+        frozen: list[nn.Module],
+        seed: int,
     ) -> None:
         super().__init__()
         self.backbone, self.num_texts, self.pooling = backbone, num_texts, pooling
+        self.both_orders = both_orders
         self.frozen = tuple(frozen)  # a tuple: not registered a second time
         hidden = (
             backbone.config.hidden_size if hasattr(backbone.config, "hidden_size") else backbone.config.dim
@@ -71,8 +79,10 @@ class Classifier(nn.Module):
         return self.head(vectors.flatten(1)).float()
 
     def forward(self, grouped: Grouped) -> Tensor:
-        """(rows, classes)"""
-        return self.logits(self.vectors(grouped))
+        """(rows, 1 or 2 orders, classes): the texts as they stand and, if asked for, with the order turned"""
+        vectors = self.vectors(grouped)
+        orders = [vectors, vectors.flip(1)] if self.both_orders else [vectors]
+        return torch.stack([self.logits(each) for each in orders], dim=1)
 
 
 def save(model: Classifier, state: dict[str, Tensor], folder: Path) -> None:

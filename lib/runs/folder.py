@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,11 @@ class RunFolder:
         return self.path / "encoded"
 
     @property
+    def rejected(self) -> Path:
+        """Malformed rows, with reasons."""
+        return self.path / "rejected.jsonl"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -54,8 +60,11 @@ class RunFolder:
         write_json(path, (read_json(path) if path.exists() else {}) | values)
 
     def status(self) -> dict[str, Any]:
-        path = self.path / "status.json"
-        return read_json(path) if path.exists() else {}
+        """Empty when there is none, or when a power loss cut it short: the checkpoints say more."""
+        try:
+            return read_json(self.path / "status.json")
+        except ValueError:
+            return {}
 
     def write_status(self, **values: Any) -> None:
         """phase, step, num_steps, exit_code (None while it runs)."""
@@ -81,6 +90,10 @@ class RunFolder:
         file.flush()
         self._lock = file
 
+    def remove(self) -> None:
+        """Leave nothing of a run that never began."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()
@@ -91,19 +104,26 @@ def parent(config: Config) -> Path:
     return Path(config.tracking.runs_dir) / config.recipe
 
 
+def new_folder(above: Path, suffix: str = "") -> Path:
+    """An empty folder named by the time."""
+    above.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = above / (time.strftime(FORMAT) + suffix)
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+            time.sleep(0.1)  # another one began in the same second
+
+
 def create(config: Config) -> RunFolder:
     """A new folder named by the time, locked. Raises ValueError when it cannot be made."""
     above = parent(config)
     suffix = f"-{config.tracking.name}" if config.tracking.name else ""
     try:
-        above.mkdir(parents=True, exist_ok=True)
-        while True:
-            path = above / (time.strftime(FORMAT) + suffix)
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                time.sleep(0.1)  # another run began in the same second
+        path = new_folder(above, suffix)
     except NotADirectoryError as error:
         raise ValueError(
             f"--runs-dir {config.tracking.runs_dir}: {error.filename} is a file, not a folder"

@@ -8,7 +8,9 @@ from typing import Any
 
 from lib.config import Config, experiment
 from lib.data import rows as encoded_rows
-from lib.data import sources, splits, text
+from lib.data import sources, splits
+from lib.data.sources import Source
+from lib.data.splits import Examples
 from lib.exits import code_of
 from lib.files import read_json, write_json, write_lines
 from lib.recipe import Example, Recipe
@@ -50,13 +52,14 @@ def prepare(config: Config, recipe: Recipe, world: World, stop: StopFlag) -> tup
             folder.write_config(config)
             _require_disk(folder, task)
         folder.write_status(phase="preparing", exit_code=None)
-        facts, fingerprints = _prepare_rows(config, recipe, task, folder, stop)
-        fingerprints |= {"tokenizer": text.fingerprint(task.tokenizer), "code": record.code_fingerprint()}
+        before = folder.record()["fingerprints"] if decision.folder else None
+        source, examples = _read_rows(config, recipe, folder, keep_rejected=before is None)
+        fingerprints = examples.fingerprints() | task.fingerprints() | {"code": record.code_fingerprint()}
+        if before is not None:
+            resume.check_fingerprints(before, fingerprints)
+        facts = [decision.reason, *_encode_rows(source, examples, task, folder, stop)]
         checkpoint.clean(folder.checkpoints)
-        last = None
-        if decision.folder:
-            resume.check_fingerprints(folder.record()["fingerprints"], fingerprints)
-            last = checkpoint.newest_verified(folder.checkpoints, facts.append)
+        last = checkpoint.newest_verified(folder.checkpoints, facts.append) if decision.folder else None
         folder.write_record(
             fingerprints=fingerprints,
             licence=recipe.licence,
@@ -68,7 +71,7 @@ def prepare(config: Config, recipe: Recipe, world: World, stop: StopFlag) -> tup
         _abandon(folder, decision.folder is None, error)
         raise
     budget = token_budget_of(last) if last else config.optim.token_budget
-    begin, facts = str(last) if last else None, [decision.reason, *facts]
+    begin = str(last) if last else None
     return folder, Prepared(str(folder.path), begin, budget, precision_name, facts)
 
 
@@ -84,35 +87,31 @@ def _require_disk(folder: RunFolder, task: Task) -> None:
 
 
 def _abandon(folder: RunFolder, fresh: bool, error: BaseException) -> None:
-    if fresh and not (folder.path / "rejected.jsonl").exists():
-        shutil.rmtree(folder.path, ignore_errors=True)
+    if fresh and not folder.rejected.exists():
+        folder.remove()
     else:
         folder.write_status(phase="ended", exit_code=code_of(error))
     folder.unlock()
 
 
-def _prepare_rows(
-    config: Config, recipe: Recipe, task: Task, folder: RunFolder, stop: StopFlag
-) -> tuple[list[str], dict[str, str]]:
-    """Read, check, split and encode the rows: what is to be said of them, and their fingerprints."""
+def _read_rows(
+    config: Config, recipe: Recipe, folder: RunFolder, keep_rejected: bool
+) -> tuple[Source, Examples]:
+    """Read, check and split the rows."""
     source = sources.load(config.data, recipe)
     examples = splits.make(source, recipe)
-    rejected = folder.path / "rejected.jsonl"
-    if examples.rejected:
-        write_lines(rejected, map(dataclasses.asdict, examples.rejected))
-    examples = splits.complete(examples, config.data)
+    if examples.rejected and keep_rejected:
+        write_lines(folder.rejected, map(dataclasses.asdict, examples.rejected))
+    return source, splits.complete(examples, config.data)
+
+
+def _encode_rows(
+    source: Source, examples: Examples, task: Task, folder: RunFolder, stop: StopFlag
+) -> list[str]:
+    """Write the rows' token ids, and what was read into the record; what is to be said of it."""
     encode(task, examples.splits, folder, stop)
     sizes = {split: len(rows) for split, rows in examples.splits.items()}
     counts = examples.counts | {name: count for name, count in task.counts.items() if count}
-    facts = [
-        f"data {source.name}: " + ", ".join(f"{split} {size}" for split, size in sizes.items()) + " rows"
-    ]
-    if source.revision:
-        facts.append(f"commit {source.revision}")
-    if examples.rejected:
-        facts.append(f"{len(examples.rejected)} of {examples.num_read} rows rejected, listed in {rejected}")
-    if counts:
-        facts.append("counted: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     folder.write_record(
         rows=sizes,
         counts=counts,
@@ -120,7 +119,16 @@ def _prepare_rows(
         revision=source.revision,
         files=source.files,
     )
-    return facts, examples.fingerprints()
+    facts = [
+        f"data {source.name}: " + ", ".join(f"{split} {size}" for split, size in sizes.items()) + " rows"
+    ]
+    if source.revision:
+        facts.append(f"commit {source.revision}")
+    if num_rejected := len(examples.rejected):
+        facts.append(f"{num_rejected} of {examples.num_read} rows rejected, listed in {folder.rejected}")
+    if counts:
+        facts.append("counted: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    return facts
 
 
 def encode(task: Task, examples: dict[str, list[Example]], folder: RunFolder, stop: StopFlag) -> None:

@@ -33,22 +33,14 @@ def decide(config: Config) -> Decision:
     for path in folders:
         folder = RunFolder(path)
         if _unfinished(folder) and _same_run(folder, config):
-            step = checkpoint.step_of(checkpoint.all_in(folder.checkpoints)[0])
-            return Decision(
-                folder,
-                f"resuming {path}: the newest unfinished run of this experiment (newest checkpoint: step "
-                f"{step})",
-            )
+            step = checkpoint.newest_step(folder.checkpoints)
+            why = f"the newest unfinished run of this experiment (newest checkpoint: step {step})"
+            return Decision(folder, f"resuming {path}: {why}")
     return Decision(None, f"new run: no unfinished run of this experiment under {above}")
 
 
 def _asked_for(config: Config, wanted: str) -> Decision:
-    above = parent(config)
-    places = [Path(wanted)] if "/" in wanted else [*sorted(above.glob(f"{wanted}*")), Path(wanted)]
-    found = next((RunFolder(path) for path in places if (path / "config.json").is_file()), None)
-    if found is None:
-        known = ", ".join(sorted(path.name for path in above.glob("*"))[-5:]) if above.is_dir() else ""
-        raise ValueError(f"--resume {wanted}: no such run under {above}; there is: {known or 'none'}")
+    found = _named(parent(config), wanted)
     if found.status().get("exit_code") == DONE:
         raise ValueError(f"--resume {wanted}: {found.path} is finished; start a new run with --resume never")
     differing = _differences(experiment(found.config()), experiment(config))
@@ -58,6 +50,23 @@ def _asked_for(config: Config, wanted: str) -> Decision:
             "same flags, or start over with --resume never"
         )
     return Decision(found, f"resuming {found.path}: asked for by --resume {wanted}")
+
+
+def _named(above: Path, wanted: str) -> RunFolder:
+    """The run with this path (it has a slash), this name, or the only name that begins so."""
+    path = Path(wanted)
+    if "/" not in wanted:
+        names = sorted(path.name for path in above.iterdir()) if above.is_dir() else []
+        fits = [wanted] if wanted in names else [name for name in names if wanted and name.startswith(wanted)]
+        if len(fits) != 1:
+            raise ValueError(
+                f"--resume {wanted!r}: {'more than one' if fits else 'no such'} run under {above}; there is: "
+                + (", ".join((fits or names)[-5:]) or "none")
+            )
+        path = above / fits[0]
+    if not (path / "config.json").is_file():
+        raise ValueError(f"--resume {wanted}: {path} is no run folder (it has no config.json)")
+    return RunFolder(path)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -71,11 +80,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _unfinished(folder: RunFolder) -> bool:
-    try:
-        finished = folder.status().get("exit_code") == DONE
-    except ValueError:  # status.json cut short by a power loss: the checkpoints say more
-        finished = False
-    return not finished and bool(checkpoint.all_in(folder.checkpoints))
+    finished = folder.status().get("exit_code") == DONE
+    return not finished and checkpoint.newest_step(folder.checkpoints) is not None
 
 
 def _same_run(folder: RunFolder, config: Config) -> bool:
@@ -86,12 +92,13 @@ def _same_run(folder: RunFolder, config: Config) -> bool:
     return saved.tracking.name == config.tracking.name and experiment(saved) == experiment(config)
 
 
-def check_fingerprints(old: dict[str, str], new: dict[str, str]) -> None:
+def check_fingerprints(
+    old: dict[str, str], new: dict[str, str], advice: str = "put it back, or start over with --resume never"
+) -> None:
     """Raises CheckError, naming what changed since the run began."""
     for key in old.keys() & new.keys():
         if old[key] != new[key]:
             raise CheckError(
                 f"the fingerprint of {key} changed since this run began ({old[key][:12]} then, "
-                f"{new[key][:12]} now), so its numbers would mean something else; put it back, or start over "
-                "with --resume never"
+                f"{new[key][:12]} now), so its numbers would mean something else; {advice}"
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib.config import Config
 from lib.data import text
@@ -64,13 +64,14 @@ class Classify:
                 f"--max-length {length} is too short; use at least {text.smallest_length(self.specials)}"
             )
 
+    def fingerprints(self) -> dict[str, str]:
+        return {"tokenizer": text.fingerprint(self.tokenizer), "model": self.described.fingerprint()}
+
     def checkpoint_bytes(self) -> int:
         with torch.device("meta"):
             base = backbone.random(self.described)
         frozen = freeze(base, self.config.model.freeze)
-        model = heads.Classifier(
-            base, self.num_texts, len(self.recipe.labels), self.config.model.pooling, frozen, 0
-        )
+        model = self._with_head(base, frozen)
         sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
         # weights, and Adam's two moments of what trains
         return sum(size for size, _ in sizes) + 2 * sum(size for size, trains in sizes if trains)
@@ -100,12 +101,21 @@ class Classify:
             trained = replace(self.described, source=str(folder / "backbone"))
             base = backbone.load(trained, replace(model, init="pretrained"), seed)
         frozen = freeze(base, model.freeze)
-        classifier = heads.Classifier(
-            base, self.num_texts, len(self.recipe.labels), model.pooling, frozen, seed
-        )
+        classifier = self._with_head(base, frozen)
         if folder is not None:
             heads.load_head(classifier, folder)
         return classifier
+
+    def _with_head(self, base: Any, frozen: list[nn.Module]) -> heads.Classifier:
+        return heads.Classifier(
+            base,
+            num_texts=self.num_texts,
+            num_labels=len(self.recipe.labels),
+            pooling=self.config.model.pooling,
+            both_orders=self.config.data.swap and self.recipe.swapped_labels is not None,
+            frozen=frozen,
+            seed=self.config.optim.seed,
+        )
 
     def save(self, model: heads.Classifier, state: dict[str, Tensor], folder: Path) -> None:
         heads.save(model, state, folder)
@@ -118,7 +128,13 @@ class Classify:
         )
 
     def loss(self, output: Tensor, batch: ClassifyBatch) -> Tensor:
-        return F.cross_entropy(output, batch.labels, reduction="sum")
+        orders = output.shape[1]  # of the texts: as they stand, and turned
+        labels = [batch.labels]
+        if orders == 2:
+            assert self.recipe.swapped_labels is not None
+            labels.append(torch.tensor(self.recipe.swapped_labels, device=output.device)[batch.labels])
+        flat = torch.stack(labels, dim=1).flatten()
+        return F.cross_entropy(output.flatten(0, 1), flat, reduction="sum") / orders
 
     def predict(self, model: heads.Classifier, batch: ClassifyBatch) -> list[Prediction]:
         vectors = model.vectors(batch.inputs)  # (rows, texts, hidden)

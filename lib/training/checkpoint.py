@@ -32,7 +32,8 @@ def name_of(step: int) -> str:
 
 
 def step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
+    """Also of a hidden one (".writing-step-000200")."""
+    return int(folder.name.rpartition("step-")[2])
 
 
 def _digest(path: Path) -> str:
@@ -97,10 +98,26 @@ def newest_verified(checkpoints: Path, speak: Callable[[str], None]) -> Path | N
     return None
 
 
+def hidden(checkpoints: Path) -> list[Path]:
+    """What a killed process was writing or deleting."""
+    return [*checkpoints.glob(".writing-step-*"), *checkpoints.glob(".deleting-step-*")]
+
+
+def newest_step(checkpoints: Path) -> int | None:
+    """The step of the newest checkpoint, verified or not, or else of one that `clean` would bring back."""
+    found = all_in(checkpoints) or [path for path in hidden(checkpoints) if verify(path) is None]
+    return step_of(found[0]) if found else None
+
+
 def clean(checkpoints: Path) -> None:
-    """Remove what a killed process left half-written or half-deleted."""
-    for path in [*checkpoints.glob(".writing-*"), *checkpoints.glob(".deleting-*")]:
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove what a killed process left half-written or half-deleted. One that is whole gets its name back:
+    the process was replacing a checkpoint of the same step."""
+    for path in hidden(checkpoints):
+        final = checkpoints / name_of(step_of(path))
+        if not final.exists() and verify(path) is None:
+            path.rename(final)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
@@ -126,10 +143,11 @@ def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
                 os.fsync(file.fileno())
         for folder in [*(path for path in beside.rglob("*") if path.is_dir()), beside]:
             fsync_folder(folder)
-        if final.exists():  # a damaged one of the same step, passed over when this run resumed
-            _delete(final)
+        old = _hide(final) if final.exists() else None  # of the same step: damaged, or saved before a stop
         beside.rename(final)
         fsync_folder(checkpoints)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         kept = ", ".join(path.name for path in all_in(checkpoints)) or "none"
@@ -148,19 +166,19 @@ def link(checkpoints: Path, name: str, step: int) -> None:
     beside.replace(checkpoints / name)
 
 
-def prune(checkpoints: Path, keep: int, best: int | None) -> None:
-    """Delete all but the newest `keep` and the best."""
-    for folder in all_in(checkpoints)[keep:]:
+def prune(checkpoints: Path, keep: int, best: int | None, current: int) -> None:
+    """Delete all but the newest `keep` up to the step `current`, and the best. Newer ones are damaged and
+    were passed over; they will be written again."""
+    for folder in [folder for folder in all_in(checkpoints) if step_of(folder) <= current][keep:]:
         if step_of(folder) != best:
-            _delete(folder)
+            shutil.rmtree(_hide(folder), ignore_errors=True)
 
 
-def _delete(folder: Path) -> None:
-    """Out of sight first, so that a half-deleted checkpoint is never taken for one."""
-    hidden = folder.with_name(f".deleting-{folder.name}")
-    shutil.rmtree(hidden, ignore_errors=True)
-    folder.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+def _hide(folder: Path) -> Path:
+    """Out of sight before it is deleted, so that a half-deleted checkpoint is never taken for one."""
+    aside = folder.with_name(f".deleting-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return folder.rename(aside)
 
 
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -174,7 +192,7 @@ def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             and not math.isfinite(tensor.sum().item())
             and not tensor.isfinite().all()
         ):
-            raise RepeatsError(f"{name} holds NaN or infinity; it is not saved. The last checkpoint is good")
+            raise RepeatsError(f"{name} holds NaN or infinity; it is not saved. Earlier checkpoints are good")
     return found
 
 
@@ -218,7 +236,7 @@ class Writer:
                     and (self.checkpoints / name_of(state["best_step"])).exists()
                 ):
                     link(self.checkpoints, "best", state["best_step"])
-                prune(self.checkpoints, self.keep, state["best_step"])
+                prune(self.checkpoints, self.keep, state["best_step"], state["step"])
             except BaseException as error:  # handed over to the training thread, which raises it
                 self._error = error
 

@@ -7,7 +7,6 @@ pickles.
 import json
 import os
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -46,15 +45,9 @@ def under_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def env_rank() -> int:
-    """This process's rank before the group exists."""
-    return int(os.environ.get("RANK", 0))
-
-
-def say_on_main(message: str) -> None:
-    """To stderr, once for all ranks."""
-    if env_rank() == 0:
-        print(message, file=sys.stderr, flush=True)
+def env_is_main() -> bool:
+    """Is this rank 0? For what is said outside the process group."""
+    return not under_torchrun() or int(os.environ["RANK"]) == 0
 
 
 def num_devices() -> int:
@@ -64,8 +57,10 @@ def num_devices() -> int:
 
 def setup(threads: int | None) -> World:
     """Join the process group: nccl on GPUs, gloo on CPUs. One process alone needs none."""
-    rank, size = env_rank(), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    rank, size, local_rank, local_size = 0, 1, 0, 1
+    if under_torchrun():  # one of them alone is somebody's leftover
+        rank, size, local_rank, local_size = (int(os.environ[name]) for name in names)
     cores = len(os.sched_getaffinity(0))
     threads = threads or max(1, cores // local_size)
     torch.set_num_threads(threads)
@@ -77,6 +72,9 @@ def setup(threads: int | None) -> World:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
+    # oneDNN keeps the code it made for each of the last 1,024 shapes; with batches of ever new lengths that
+    # came to 2 GiB after a hundred steps. 64 serve one tensor on its way through a model.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     backend = "nccl" if device.type == "cuda" else "gloo"
     if size > 1:
         torch_dist.init_process_group(

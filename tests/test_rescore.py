@@ -1,0 +1,76 @@
+"""evaluate.py: the rows it scores were never seen, and what it cannot do it says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lib import exits, recipe, run
+from lib.config import parse
+from lib.evaluation.rescore import rescore
+from lib.exits import CheckError
+from tests.tools import SHORT, only_run
+
+ROWS = recipe.load("arena").sample(60, 0)
+
+
+def write(file: Path, rows: list[dict[str, object]]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("rescore")
+    data = at / "data"
+    data.mkdir()
+    for split, rows in (("train", ROWS[:40]), ("validation", ROWS[40:50]), ("test", ROWS[50:])):
+        write(data / f"{split}.jsonl", rows)
+    words = [*SHORT, "--data", str(data), "--model", "tiny", "--init", "random", "--max-steps", "2"]
+    config = parse(recipe.load("arena").config, [*words, "--runs-dir", str(at / "runs")], "test")
+    assert exits.run(lambda: run.train(config)) == 0
+    return only_run(at / "runs")
+
+
+@pytest.mark.parametrize(("first", "split"), [(0, "train"), (40, "validation")])
+def test_rows_that_made_or_chose_the_model_are_no_new_rows(
+    first: int, split: str, finished: Path, tmp_path: Path
+) -> None:
+    """Validation rows chose the best checkpoint."""
+    rows = [row | {"id": f"renamed {number}"} for number, row in enumerate(ROWS[first : first + 5])]
+    with pytest.raises(CheckError, match=f"5 prompts stand in both the {split} and the data rows"):
+        rescore(finished, None, write(tmp_path / "rows.jsonl", rows), None)
+
+
+def test_test_rows_are_new_to_the_run(finished: Path, tmp_path: Path) -> None:
+    found = rescore(finished, None, write(tmp_path / "rows.jsonl", ROWS[50:]), None)
+    assert found["scores"]["num_rows"] == 10
+    assert sorted(path.name for path in Path(found["folder"]).iterdir()) == ["predictions", "scores.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("test", "rows.jsonl", None), "leave it out with --data"),
+        ((None, None, 0), "--threads is 0"),
+        ((None, None, -1), "--threads is -1"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(
+    arguments: tuple[str | None, str | None, int | None], words: str, finished: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        rescore(finished, *arguments)
+
+
+def test_a_failed_evaluation_leaves_no_folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib.evaluation import scoring
+
+    def stopped(*arguments: object) -> None:
+        raise exits.StoppedError("stopped during evaluation")
+
+    before = list(finished.glob("evaluations/*"))
+    monkeypatch.setattr(scoring, "score", stopped)
+    with pytest.raises(exits.StoppedError):
+        rescore(finished, "test", None, None)
+    assert list(finished.glob("evaluations/*")) == before
