@@ -1,18 +1,15 @@
 """The whole configuration: one frozen tree, the command line is made from it.
 
 Recipes give values, never fields. Everything outside `compute` and `tracking` is the experiment: it decides
-the numbers, and a resume looks for the same experiment. Parsing needs no torch, so `--help` answers at once.
+the numbers, and a resume looks for the same experiment.
 """
 
 import dataclasses
 import difflib
 import json
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
 from tyro.conf import OmitArgPrefixes, Suppress, arg
 
 
@@ -162,21 +159,6 @@ def experiment(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps({key: value for key, value in to_dict(config).items() if key in EXPERIMENT}))
 
 
-def absolute_paths(config: Config) -> Config:
-    """Local data and models by their full path, so that a run can be read and resumed from any folder."""
-
-    def full(name: str) -> str:
-        return str(Path(name).resolve()) if Path(name).exists() else name
-
-    data = dataclasses.replace(
-        config.data, data=full(config.data.data) if config.data.data != "sample" else "sample"
-    )
-    model = config.model.model
-    if model not in ("minilm", "tiny"):
-        model = full(model)
-    return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, model=model))
-
-
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:
     """{"optim": {"lr": 1}} -> {"optim.lr": 1}"""
     flat: dict[str, Any] = {}
@@ -188,102 +170,7 @@ def flatten(tree: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def smoke(config: Config) -> Config:
-    """The same experiment as a toy that ends in seconds: tiny model, few sample rows, short texts, six
-    steps."""
-    replace = dataclasses.replace
-    return replace(
-        config,
-        smoke=True,
-        data=replace(config.data, data="sample", sample_rows=160, max_length=min(config.data.max_length, 96)),
-        model=replace(config.model, model="tiny", init="random"),
-        optim=replace(config.optim, batch=16, max_steps=6, epochs=1, lr=1e-3, eval_every=3, precision="fp32"),
-        compute=replace(config.compute, devices=config.compute.devices or 1),
-        tracking=replace(config.tracking, log_every=1),
-    )
-
-
-def _problems(config: Config) -> list[str]:
-    """Every value that makes no sense, each with what is allowed."""
-    data, model, optim, compute, tracking = (
-        config.data,
-        config.model,
-        config.optim,
-        config.compute,
-        config.tracking,
-    )
-    positive = {
-        "--sample-rows": data.sample_rows,
-        "--max-rows": data.max_rows,
-        "--max-length": data.max_length,
-        "--batch": optim.batch,
-        "--epochs": optim.epochs,
-        "--max-steps": optim.max_steps,
-        "--lr": optim.lr,
-        "--clip": optim.clip,
-        "--token-budget": optim.token_budget,
-        "--min-micro-batches": optim.min_micro_batches,
-        "--eval-every": optim.eval_every,
-        "--devices": compute.devices,
-        "--threads": compute.threads,
-        "--log-every": tracking.log_every,
-        "--save-every": tracking.save_every,
-        "--save-minutes": tracking.save_minutes,
-        "--keep": tracking.keep,
-        "--stop-at": tracking.stop_at,
-    }
-    shares = {"--max-rejected": data.max_rejected, "--warmup": optim.warmup, "--dropout": model.dropout}
-    shares |= {"--attention-dropout": model.attention_dropout}
-    found = [
-        f"{flag} is {value}; it must be above 0 (and finite)"
-        for flag, value in positive.items()
-        if value is not None and not 0 < value < float("inf")
-    ]
-    found += [
-        f"{flag} is {value}; it must be at least 0 and below 1"
-        for flag, value in shares.items()
-        if value is not None and not 0 <= value < 1
-    ]
-    if not 0 <= optim.weight_decay < float("inf"):
-        found.append(f"--weight-decay is {optim.weight_decay}; it must be 0 or more")
-    if not 0 <= optim.seed < 2**32:
-        found.append(f"--seed is {optim.seed}; it must be from 0 to {2**32 - 1}")
-    if compute.devices is not None and optim.batch < compute.devices:
-        found.append(
-            f"--batch {optim.batch} is smaller than {compute.devices} ranks; use at least {compute.devices}"
-        )
-    if model.init == "random" and model.freeze != "none":
-        found.append(f"--init random with --freeze {model.freeze} would train on noise; use --freeze none")
-    if compute.threads is not None and compute.threads > MOST_THREADS:
-        found.append(f"--threads is {compute.threads}; use at most {MOST_THREADS}")
-    if tracking.name is not None and not re.fullmatch(r"\w[\w .+=,@-]{0,99}", tracking.name):
-        found.append(f"--name is {tracking.name!r}; use a word of up to 100 letters, digits and _ .+=,@-")
-    return found
-
-
-def validate(config: Config) -> Config:
-    """`config` itself, or ValueError with every contradiction at once."""
-    found = _problems(config)
-    if found:
-        raise ValueError("\n".join(found))
-    return config
-
-
 def nearest(word: str, names: list[str]) -> str:
     """', did you mean X?' or the whole list of names."""
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else "there is: " + ", ".join(sorted(names))
-
-
-def parse(default: Config, argv: list[str], program: str, description: str | None = None) -> Config:
-    """The command line over a recipe's values. Raises ValueError for values that make no sense; exits 2 on
-    typos."""
-    config = tyro.cli(Config, default=default, args=argv, prog=program, description=description)
-    return validate(absolute_paths(smoke(config) if config.smoke else config))
-
-
-def split_recipe(argv: list[str], default: str = "arena") -> tuple[str, list[str]]:
-    """The first word, when it is no flag, names the recipe."""
-    if argv and not argv[0].startswith("-"):
-        return argv[0], argv[1:]
-    return default, argv

@@ -12,7 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib import exits, recipe
-from lib.config import Config, parse, split_recipe
+from lib.command_line import parse, split_recipe
+from lib.config import Config
 from lib.console import speak
 
 

@@ -16,7 +16,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib import exits, recipe, run
-from lib.config import Config, parse
+from lib.command_line import parse
+from lib.config import Config
 from lib.data import rows as encoded_rows
 from lib.data import sources, splits
 from lib.data.rows import Rows

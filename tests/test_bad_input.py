@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lib import exits, recipe, run
-from lib.config import parse
+from lib.command_line import parse
 from lib.models import backbone
 from tests.tools import SHORT
 from tests.tools import run as run_script

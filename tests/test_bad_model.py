@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lib import exits, recipe, run
-from lib.config import parse
+from lib.command_line import parse
 from tests.tools import SHORT, only_run
 
 

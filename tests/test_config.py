@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lib import command_line
 from lib import config as configs
 from lib import recipe as recipes
 from lib.config import Config
@@ -62,14 +63,14 @@ for script, argv in json.loads(sys.argv[1]):
         except SystemExit as ended:
             code = ended.code
     found.append([code, said.getvalue()])
-from lib import config, recipe
-config.parse(recipe.load("arena").config, ["--batch", "8", "--smoke"], "train.py")
+from lib import command_line, recipe
+command_line.parse(recipe.load("arena").config, ["--batch", "8", "--smoke"], "train.py")
 print(json.dumps([found, [name for name in ("torch", "transformers", "datasets") if name in sys.modules]]))
 """
 
 
 def parse(line: str) -> Config:
-    return configs.parse(TREE, line.split(), "train.py")
+    return command_line.parse(TREE, line.split(), "train.py")
 
 
 def parts(config: Config) -> dict[str, Any]:
@@ -146,15 +147,15 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 
 def test_the_first_word_names_the_recipe_and_arena_is_the_default() -> None:
-    assert configs.split_recipe(["boolq", "--batch", "3"]) == ("boolq", ["--batch", "3"])
-    assert configs.split_recipe(["--batch", "3"]) == ("arena", ["--batch", "3"])
-    assert configs.split_recipe([]) == ("arena", [])
+    assert command_line.split_recipe(["boolq", "--batch", "3"]) == ("boolq", ["--batch", "3"])
+    assert command_line.split_recipe(["--batch", "3"]) == ("arena", ["--batch", "3"])
+    assert command_line.split_recipe([]) == ("arena", [])
 
 
 @pytest.mark.parametrize(("flag", "value", "words"), NONSENSE)
 def test_a_value_that_makes_no_sense_is_refused_with_its_flag(flag: str, value: object, words: str) -> None:
     with pytest.raises(ValueError, match=f"^{flag} (is|[0-9]).*{words}"):
-        configs.validate(with_value(flag, value))
+        command_line.validate(with_value(flag, value))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_a_value_that_makes_no_sense_is_refused_with_its_flag(flag: str, value: 
 )
 def test_a_value_at_the_edge_of_sense_is_taken(flag: str, value: object) -> None:
     config = with_value(flag, value)
-    assert configs.validate(config) is config
+    assert command_line.validate(config) is config
 
 
 def test_every_number_of_the_tree_refuses_minus_1() -> None:
@@ -183,7 +184,7 @@ def test_every_number_of_the_tree_refuses_minus_1() -> None:
             if re.search(r"\b(int|float)\b", str(field.type)):
                 flag = "--" + field.name.replace("_", "-")
                 with pytest.raises(ValueError, match=flag):
-                    configs.validate(with_value(flag, -1))
+                    command_line.validate(with_value(flag, -1))
 
 
 def test_all_contradictions_are_said_at_once() -> None:
@@ -207,11 +208,11 @@ def test_a_batch_smaller_than_the_ranks_is_refused(batch: int, refused: bool) ->
 
 def test_smoke_is_pure_and_can_be_repeated() -> None:
     before = configs.to_dict(TREE)
-    toy = configs.smoke(TREE)
+    toy = command_line.smoke(TREE)
     assert configs.to_dict(TREE) == before
-    assert configs.smoke(TREE) == toy == configs.smoke(toy)
+    assert command_line.smoke(TREE) == toy == command_line.smoke(toy)
     assert (toy.smoke, toy.model.model, toy.data.data) == (True, "tiny", "sample")
-    assert configs.validate(toy) is toy
+    assert command_line.validate(toy) is toy
 
 
 def test_smoke_keeps_what_it_has_no_reason_to_change() -> None:
@@ -231,8 +232,10 @@ def test_the_experiment_leaves_out_compute_and_tracking() -> None:
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_configuration_survives_json_unchanged(name: str) -> None:
-    asked = configs.parse(recipes.load(name).config, ["--clip=None", "--name=a", "--lr=3e-5"], "train.py")
-    for config in (asked, configs.smoke(asked)):
+    asked = command_line.parse(
+        recipes.load(name).config, ["--clip=None", "--name=a", "--lr=3e-5"], "train.py"
+    )
+    for config in (asked, command_line.smoke(asked)):
         assert configs.from_dict(json.loads(json.dumps(configs.to_dict(config)))) == config
 
 

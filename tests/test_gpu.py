@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib import exits, recipe, run
-from lib.config import parse
+from lib.command_line import parse
 from tests.tools import SHORT, command, losses, only_run, weights_hash, wide_model
 from tests.tools import run as run_script
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lib import exits, recipe, run
-from lib.config import parse
+from lib.command_line import parse
 from lib.evaluation.rescore import rescore
 from lib.exits import CheckError
 from tests.tools import SHORT, only_run

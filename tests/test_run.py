@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from lib import exits, recipe, run
-from lib.config import Config, parse
+from lib.command_line import parse
+from lib.config import Config
 from lib.data import rows as encoded_rows
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
