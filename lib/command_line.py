@@ -50,6 +50,7 @@ def smoke(config: Config) -> Config:
         smoke=True,
         data=replace(config.data, data="sample", sample_rows=160, max_length=min(config.data.max_length, 96)),
         model=replace(config.model, model="tiny", init="random"),
+        adapter=replace(config.adapter, quantize="none"),  # a toy made in memory has no weights to quantize
         optim=replace(config.optim, batch=16, max_steps=6, epochs=1, lr=1e-3, eval_every=3, precision="fp32"),
         compute=replace(config.compute, devices=config.compute.devices or 1),
         tracking=replace(config.tracking, log_every=1),
@@ -58,17 +59,13 @@ def smoke(config: Config) -> Config:
 
 def _problems(config: Config) -> list[str]:
     """Every value that makes no sense, each with what is allowed."""
-    data, model, optim, compute, tracking = (
-        config.data,
-        config.model,
-        config.optim,
-        config.compute,
-        config.tracking,
-    )
+    data, model, adapter = config.data, config.model, config.adapter
+    optim, compute, tracking = config.optim, config.compute, config.tracking
     positive = {
         "--sample-rows": data.sample_rows,
         "--max-rows": data.max_rows,
         "--max-length": data.max_length,
+        "--lora-alpha": adapter.lora_alpha,
         "--batch": optim.batch,
         "--epochs": optim.epochs,
         "--max-steps": optim.max_steps,
@@ -86,7 +83,7 @@ def _problems(config: Config) -> list[str]:
         "--stop-at": tracking.stop_at,
     }
     shares = {"--max-rejected": data.max_rejected, "--warmup": optim.warmup, "--dropout": model.dropout}
-    shares |= {"--attention-dropout": model.attention_dropout}
+    shares |= {"--attention-dropout": model.attention_dropout, "--lora-dropout": adapter.lora_dropout}
     found = [
         f"{flag} is {value}; it must be above 0 (and finite)"
         for flag, value in positive.items()
@@ -107,6 +104,7 @@ def _problems(config: Config) -> list[str]:
         )
     if model.init == "random" and model.freeze != "none":
         found.append(f"--init random with --freeze {model.freeze} would train on noise; use --freeze none")
+    found += _adapter_problems(config)
     if compute.threads is not None and compute.threads > MOST_THREADS:
         found.append(f"--threads is {compute.threads}; use at most {MOST_THREADS}")
     if tracking.name is not None and not re.fullmatch(r"\w[\w .+=,@-]{0,99}", tracking.name):
@@ -120,3 +118,29 @@ def validate(config: Config) -> Config:
     if found:
         raise ValueError("\n".join(found))
     return config
+
+
+def _adapter_problems(config: Config) -> list[str]:
+    model, adapter = config.model, config.adapter
+    found = []
+    if adapter.lora_rank < 0:
+        found.append(f"--lora-rank is {adapter.lora_rank}; it must be 0 (no LoRA) or more")
+    if adapter.lora_rank and model.freeze != "none":
+        found.append(
+            f"--freeze {model.freeze} with --lora-rank {adapter.lora_rank}: LoRA freezes the whole backbone; "
+            "use --freeze none, and --lora-layers for the blocks that get LoRA"
+        )
+    if adapter.lora_rank and model.init == "random" and not config.smoke:
+        found.append("--init random with --lora-rank would train on noise; use --lora-rank 0")
+    if adapter.quantize != "none":
+        if model.init == "random" or model.model == "tiny":
+            found.append(
+                f"--quantize {adapter.quantize} needs trained weights; use --init pretrained and a --model "
+                "that has some"
+            )
+        if not adapter.lora_rank and model.freeze != "all":
+            found.append(
+                f"--quantize {adapter.quantize}: weights of 4 or 8 bits cannot train; use --lora-rank 16 or "
+                "--freeze all"
+            )
+    return found

@@ -43,13 +43,41 @@ class ModelConfig:
     freeze: Literal["none", "bottom", "all"] = "none"
     """Parts of the backbone that stay as they are: bottom is the embeddings and the lower half of the
     blocks."""
-    pooling: Literal["first", "mean", "last"] = "mean"
-    """How the token vectors of a sequence become one vector."""
+    pooling: Literal["auto", "first", "mean", "last"] = "auto"
+    """How the token vectors of a sequence become one vector. auto: last for decoders, mean for encoders."""
     dropout: float | None = None
     """Dropout between layers. None: what the model's own configuration says."""
     attention_dropout: float = 0.0
     """Dropout on attention weights. Above 0 CPU attention leaves its fast path (4 times slower, much more
     memory)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    lora_rank: int = 0
+    """Rank of the matrices that LoRA trains on a frozen backbone. 0: no LoRA, the backbone itself trains."""
+    lora_alpha: int = 32
+    """LoRA's product is scaled by alpha / rank."""
+    lora_dropout: float = 0.0
+    """Dropout before LoRA's matrices."""
+    lora_bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases train."""
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    """Names of the linear layers that get LoRA, or all-linear."""
+    lora_rslora: bool = False
+    """Scale by alpha / sqrt(rank) (rsLoRA)."""
+    lora_save: tuple[str, ...] = ()
+    """Modules that train whole and are saved whole (the new head always is)."""
+    lora_layers: tuple[int, ...] = ()
+    """Only the blocks with these numbers get LoRA. None named: all."""
+    lora_layers_pattern: str | None = None
+    """The name of the list of blocks, where peft cannot find it."""
+    lora_rank_pattern: dict[str, int] = field(default_factory=dict)
+    """Other ranks for some layers: name or regular expression, rank."""
+    lora_alpha_pattern: dict[str, float] = field(default_factory=dict)
+    """Other alphas for some layers: name or regular expression, alpha."""
+    quantize: Literal["none", "nf4", "fp4", "int8"] = "none"
+    """Keep the frozen backbone in 4 or 8 bits (bitsandbytes; nf4 and fp4 with double quantization)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +155,7 @@ class Config:
     """The experiment's file in lib/recipes."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     model: OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
+    adapter: OmitArgPrefixes[AdapterConfig] = field(default_factory=AdapterConfig)
     optim: OmitArgPrefixes[OptimConfig] = field(default_factory=OptimConfig)
     compute: OmitArgPrefixes[ComputeConfig] = field(default_factory=ComputeConfig)
     tracking: OmitArgPrefixes[TrackingConfig] = field(default_factory=TrackingConfig)
@@ -136,7 +165,7 @@ class Config:
 
 
 MOST_THREADS = 1024  # beyond this a process is refused more of them by the system
-EXPERIMENT = ("recipe", "data", "model", "optim", "smoke")  # the parts that decide the numbers
+EXPERIMENT = ("recipe", "data", "model", "adapter", "optim", "smoke")  # the parts that decide the numbers
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -146,10 +175,16 @@ def to_dict(config: Config) -> dict[str, Any]:
 def from_dict(tree: dict[str, Any]) -> Config:
     """The inverse of `to_dict`. Raises ValueError when a saved configuration has fields this version
     lacks."""
-    parts = {"data": DataConfig, "model": ModelConfig, "optim": OptimConfig}
+    parts = {"data": DataConfig, "model": ModelConfig, "adapter": AdapterConfig, "optim": OptimConfig}
     parts |= {"compute": ComputeConfig, "tracking": TrackingConfig}
+
+    def restored(values: dict[str, Any]) -> dict[str, Any]:  # JSON has no tuples
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
     try:
-        return Config(**{key: parts[key](**value) if key in parts else value for key, value in tree.items()})
+        return Config(
+            **{key: parts[key](**restored(value)) if key in parts else value for key, value in tree.items()}
+        )
     except TypeError as error:
         raise ValueError(f"configuration of another version: {error}") from error
 

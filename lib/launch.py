@@ -41,9 +41,10 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
             _, failure = error.get_first_failure()
             return failure.exitcode if failure.exitcode > 0 else CRASHED
         except SignalException:
-            return _code_after_signal(
-                [int(file.read_text()) for file in Path(codes).iterdir()], num_processes
-            )
+            said = [int(file.read_text()) for file in Path(codes).iterdir()]
+            return _code_after_signal(said, num_processes)
+        finally:
+            del os.environ[CODES]  # it is for the workers, not for this process
     return DONE
 
 

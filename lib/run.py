@@ -20,12 +20,13 @@ from lib.evaluation import evaluate, scoring, summary
 from lib.evaluation.report import write_report
 from lib.exits import BAD_INPUT, CRASHED, DONE, code_of
 from lib.files import write_json
-from lib.models import backbone
+from lib.models import adapters, backbone
 from lib.models.freezing import frozen_names
 from lib.models.placement import place
 from lib.recipe import Recipe, Scores
 from lib.runs.folder import RunFolder
 from lib.runs.prepare import Prepared, checkpoint_path, prepare, read_examples
+from lib.runs.resume import check_fingerprints
 from lib.task import Task
 from lib.tasks import make as make_task
 from lib.tracking import Tracker, clock
@@ -107,10 +108,10 @@ def _assemble(
     task = make_task(recipe, config)
     rows, validation = (encoded_rows.load(folder.encoded / split) for split in ("train", "validation"))
     model = place(task.build(begin), world.device, precision_name)
-    if begin is None and world.is_main:
-        folder.write_record(weights=backbone.fingerprint(model))
+    if world.is_main:
+        _record_weights(model, task, folder, fresh=begin is None)
     config = _fit_memory(config, task, model, rows, world, precision_name, tracker)
-    _describe(model, config, precision_name, tracker)
+    _describe(model, config, precision_name, folder, tracker)
     _for_the_hardware(model, config)
     engine = Ddp(model, config, world, precision_name)
     if begin is not None:
@@ -136,6 +137,18 @@ def _assemble(
         better=better(recipe),
         status=folder.write_status if world.is_main else lambda **values: None,
     )
+
+
+def _record_weights(model: nn.Module, task: Task, folder: RunFolder, fresh: bool) -> None:
+    """Keep the fingerprints of the weights that a run begins with. Raises CheckError when those that no
+    checkpoint keeps (a frozen base) are not what they were."""
+    weights, kept = model.state_dict(), task.state(model)
+    base = {name: value for name, value in weights.items() if name not in kept}
+    fingerprints = {"base": backbone.fingerprint(base)} if base else {}
+    if fresh:
+        folder.write_record(weights=backbone.fingerprint(weights), base=fingerprints.get("base"))
+    elif base:
+        check_fingerprints({"base": folder.record()["base"]}, fingerprints)
 
 
 def better(recipe: Recipe) -> Callable[[float, float | None], bool]:
@@ -196,10 +209,16 @@ def _fit_memory(
     return with_token_budget(config, budget)
 
 
-def _describe(model: nn.Module, config: Config, precision_name: str, tracker: Tracker) -> None:
-    total = sum(parameter.numel() for parameter in model.parameters())
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    tracker.say(f"model {config.model.model}: {trainable:,} of {total:,} parameters train, {precision_name}")
+def _describe(
+    model: nn.Module, config: Config, precision_name: str, folder: RunFolder, tracker: Tracker
+) -> None:
+    size = adapters.count(model)
+    if tracker.world.is_main:
+        folder.write_record(parameters=size)
+    tracker.say(
+        f"model {config.model.model}: {size['trainable']:,} of {size['total']:,} parameters train, "
+        f"{size['bytes'] / 2**20:,.0f} MiB of weights, {precision_name}"
+    )
     if frozen := frozen_names(model):
         tracker.say(f"frozen: {', '.join(frozen)}")
     dropout = config.model.attention_dropout

@@ -51,8 +51,11 @@ class Task(Protocol):
     def build(self, folder: Path | None) -> nn.Module:
         """The model: fresh, or with the weights of a checkpoint's folder."""
 
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """What of the model a checkpoint keeps, by name, as it is (no copies): all of it, or what trains."""
+
     def save(self, model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
-        """Write the model's weights, given as a copy of its state, into a checkpoint's folder."""
+        """Write the model's weights, given as a copy of `state`, into a checkpoint's folder."""
 
     def collate(self, rows: Rows, indices: tuple[int, ...]) -> Batch:
         """Rows -> tensors."""

@@ -57,13 +57,12 @@ def test_smoke_goes_the_whole_path_with_a_stop_and_a_resume(name: str, tmp_path:
 
 @pytest.mark.parametrize("name", recipe.names())
 def test_eight_rows_get_memorized(name: str) -> None:
-    config = configuration(
-        "--model", "tiny", "--init", "random", "--max-length", "96", "--lr", "3e-3", name=name
-    )
+    flags = ["--model", "tiny", "--init", "random", "--lora-rank", "0", "--quantize", "none"]
+    config = configuration(*flags, "--max-length", "96", "--lr", "3e-3", name=name)
     config = replace(config, optim=replace(config.optim, batch=8, warmup=0.0, schedule="constant"))
     chosen = recipe.load(name)
     task = make_task(chosen, config)
-    examples = [chosen.to_example(row) for row in chosen.sample(8, 0)]
+    examples = [chosen.to_example(row | {"id": number}) for number, row in enumerate(chosen.sample(8, 0))]
     rows = encoded_rows.pack(task.encode(examples, lambda: None))
     world = World(0, 1, torch.device("cpu"), "", 1)
     engine = Ddp(task.build(None), config, world, "fp32")
@@ -72,7 +71,7 @@ def test_eight_rows_get_memorized(name: str) -> None:
         loss = task.loss(engine.forward(batch, draw=step), batch)
         engine.backward(loss, 1 / 8, last=True)
         engine.step(3e-3)
-    # far below the 3-class prior's ln 3 = 1.10, with dropout 0.1 still on
+    # far below the prior's ln 2 = 0.69 or ln 3 = 1.10, with an encoder's dropout of 0.1 still on
     assert loss.item() / 8 < 0.1
 
 

@@ -7,6 +7,7 @@ Weights are safetensors only and no code of a model repository is ever run.
 import hashlib
 import importlib.util
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import safetensors
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib import hub
 from lib.config import ModelConfig
@@ -113,6 +114,7 @@ def describe(model: ModelConfig, family: str) -> Described:
             "they do not belong together"
         )
     config, tokenizer = _with_dropout(config, model), prepare_tokenizer(tokenizer)
+    config.use_cache = False  # keys and values of earlier tokens serve generation only
     return Described(model.model, source, config, tokenizer, commit)
 
 
@@ -125,8 +127,8 @@ def _where(source: str, commit: str | None) -> dict[str, Any]:
     return words
 
 
-def load(described: Described, model: ModelConfig, seed: int) -> nn.Module:
-    """The backbone with float32 weights, in training mode."""
+def load(described: Described, model: ModelConfig, seed: int, quantization: Any = None) -> nn.Module:
+    """The backbone with float32 weights (or as `quantization` says), in training mode."""
     import transformers
 
     # what it says of unused weights is checked below, in our words
@@ -142,9 +144,15 @@ def load(described: Described, model: ModelConfig, seed: int) -> nn.Module:
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
+            quantization_config=quantization,
             **described.where,
         )
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # absent, of other shapes, damaged
+    except (
+        OSError,
+        RuntimeError,
+        ImportError,
+        safetensors.SafetensorError,
+    ) as error:  # absent, of other shapes, damaged
         raise ValueError(f"--model {described.name} cannot be loaded: {hub.first_line(error)}") from error
     missing = [name for name in info["missing_keys"] if "pooler" not in name]  # poolers are not used here
     if missing:
@@ -183,10 +191,21 @@ def _with_dropout(config: Any, model: ModelConfig) -> Any:
     return config
 
 
-def fingerprint(module: nn.Module) -> str:
-    """sha256 over all weights, names included."""
+def is_causal(config: Any) -> bool:
+    """Does each token see only what stands before it (a decoder)?"""
+    from transformers.models.auto import modeling_auto as known
+
+    kind = config.model_type
+    return (
+        kind in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and kind not in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """sha256 over weights and their names."""
     found = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return found.hexdigest()

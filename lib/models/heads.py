@@ -5,9 +5,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.data.collate import Grouped, TokenGroup
+from lib.models import adapters
 from lib.tensor_file import write_tensors
 
 
@@ -32,7 +34,7 @@ class Classifier(nn.Module):
         self,
         backbone: Any,
         num_texts: int,
-        num_labels: int,
+        num_outputs: int,
         pooling: str,
         both_orders: bool,
         frozen: list[nn.Module],
@@ -48,7 +50,7 @@ class Classifier(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.head = nn.Sequential(
-                nn.Linear(num_texts * hidden, hidden), nn.GELU(), nn.Linear(hidden, num_labels)
+                nn.Linear(num_texts * hidden, hidden), nn.GELU(), nn.Linear(hidden, num_outputs)
             )
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -75,8 +77,10 @@ class Classifier(nn.Module):
         return pool(states.float(), group.mask, self.pooling)  # (sequences, hidden)
 
     def logits(self, vectors: Tensor) -> Tensor:
-        """(rows, texts, hidden) -> (rows, classes) in float32"""
-        return self.head(vectors.flatten(1)).float()
+        """(rows, texts, hidden) -> (rows, classes) in float32. With two classes there is one output, the
+        logit of the second against 0, and cross-entropy is binary cross-entropy."""
+        outputs = self.head(vectors.flatten(1)).float()
+        return F.pad(outputs, (1, 0)) if outputs.shape[1] == 1 else outputs
 
     def forward(self, grouped: Grouped) -> Tensor:
         """(rows, 1 or 2 orders, classes): the texts as they stand and, if asked for, with the order turned"""
@@ -86,17 +90,19 @@ class Classifier(nn.Module):
 
 
 def save(model: Classifier, state: dict[str, Tensor], folder: Path) -> None:
-    """Write `state` (a copy of model.state_dict()): the backbone as Hugging Face keeps it, the head beside
-    it."""
-    prefix = "backbone."
+    """Write `state`, a copy of all of model.state_dict() or of what of it trains: the backbone as Hugging
+    Face keeps it, or its adapter as peft does, and the head beside it."""
+    prefix, base = "backbone.", model.backbone
     backbone = {
         name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
     }
     head = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
-    config = model.backbone.config
-    config.architectures = [type(model.backbone).__name__]
-    config.save_pretrained(folder / "backbone")
-    write_tensors(folder / "backbone" / "model.safetensors", backbone)
+    if adapters.is_adapted(base):
+        adapters.save(base, backbone, folder / "adapter")
+    elif backbone:  # empty: all of it is frozen and can be had again
+        base.config.architectures = [type(base).__name__]
+        base.config.save_pretrained(folder / "backbone")
+        write_tensors(folder / "backbone" / "model.safetensors", backbone)
     write_tensors(folder / "head.safetensors", head)
 
 

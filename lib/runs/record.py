@@ -12,7 +12,10 @@ from typing import Any
 from lib.training.dist import World
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "safetensors", "scikit-learn")
+PACKAGES = (
+    *("torch", "transformers", "tokenizers", "safetensors", "peft", "bitsandbytes"),
+    *("datasets", "numpy", "scikit-learn"),
+)
 
 
 def code_fingerprint() -> str:

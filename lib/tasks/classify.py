@@ -19,7 +19,7 @@ from lib.config import Config
 from lib.data import text
 from lib.data.collate import Grouped, group
 from lib.data.rows import EncodedRow, Rows
-from lib.models import backbone, heads
+from lib.models import adapters, backbone, heads
 from lib.models.freezing import freeze
 from lib.recipe import Example, Prediction, Recipe
 
@@ -50,10 +50,16 @@ class Classify:
         self.recipe, self.config, self.described = recipe, config, described
         self.tokenizer, self.model_type = described.tokenizer, described.config.model_type
         self.specials = text.specials_of(self.tokenizer)
-        self.counts = {"prompts cut": 0, "responses cut": 0}
+        self.counts = {"contexts cut": 0, "texts cut": 0}
+        self.base_stays = bool(config.adapter.lora_rank) or config.adapter.quantize != "none"
+        """The backbone's own weights never change, and a checkpoint keeps only what trains."""
         self.num_texts = len(recipe.to_example(recipe.sample(1, 0)[0])["texts"])
 
     def check(self) -> None:
+        if self.described.config.is_encoder_decoder:
+            raise ValueError(
+                f"--model {self.described.name} is an encoder-decoder; classify needs an encoder or a decoder"
+            )
         length, limit = self.config.data.max_length, self.described.max_positions
         if limit is not None and length > limit:
             raise ValueError(
@@ -69,57 +75,76 @@ class Classify:
 
     def checkpoint_bytes(self) -> int:
         with torch.device("meta"):
-            base = backbone.random(self.described)
-        frozen = freeze(base, self.config.model.freeze)
-        model = self._with_head(base, frozen)
-        sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+            model = self._assemble(backbone.random(self.described))
+        sizes = {name: value.numel() * value.element_size() for name, value in model.named_parameters()}
+        trains = sum(sizes[name] for name, value in model.named_parameters() if value.requires_grad)
         # weights, and Adam's two moments of what trains
-        return sum(size for size, _ in sizes) + 2 * sum(size for size, trains in sizes if trains)
+        return (trains if self.base_stays else sum(sizes.values())) + 2 * trains
 
     def encode(self, examples: list[Example], between: Callable[[], None] = lambda: None) -> list[EncodedRow]:
         use_context = self.config.data.prompt
         turns: list[str] = []
         for example in examples:
-            turns += chain(example["context"] if use_context else [], *example["texts"])
+            turns += chain(example.get("context", []) if use_context else [], *example["texts"])
         tokens = iter(text.tokenize(self.tokenizer, turns, between))
         return [self._encode_one(example, tokens, use_context) for example in examples]
 
     def _encode_one(self, example: Example, tokens: Any, use_context: bool) -> EncodedRow:
         join, separator = text.join_turns, self.specials.separator
-        context = join([next(tokens) for _ in example["context"]], separator) if use_context else None
+        has_context = use_context and "context" in example
+        context = join([next(tokens) for _ in example["context"]], separator) if has_context else None
         pieces = [join([next(tokens) for _ in turns], separator) for turns in example["texts"]]
         fitted = [text.fit(context, piece, self.specials, self.config.data.max_length) for piece in pieces]
-        self.counts["prompts cut"] += any(piece.context_cut for piece in fitted)
-        self.counts["responses cut"] += sum(piece.text_cut > 0 for piece in fitted)
+        self.counts["contexts cut"] += any(piece.context_cut for piece in fitted)
+        self.counts["texts cut"] += sum(piece.text_cut > 0 for piece in fitted)
         return EncodedRow(example["id"], [piece.ids for piece in fitted], example["label"])
 
     def build(self, folder: Path | None = None) -> heads.Classifier:
-        model, seed = self.config.model, self.config.optim.seed
-        if folder is None:
-            base = backbone.load(self.described, model, seed)
-        else:
-            trained = replace(self.described, source=str(folder / "backbone"))
-            base = backbone.load(trained, replace(model, init="pretrained"), seed)
-        frozen = freeze(base, model.freeze)
-        classifier = self._with_head(base, frozen)
+        model, described = self.config.model, self.described
+        if folder is not None and not self.base_stays:
+            model, described = (
+                replace(model, init="pretrained"),
+                replace(described, source=str(folder / "backbone")),
+            )
+        quantization = adapters.quantization(self.config.adapter, self.config.optim.precision)
+        classifier = self._assemble(backbone.load(described, model, self.config.optim.seed, quantization))
         if folder is not None:
             heads.load_head(classifier, folder)
+            if self.config.adapter.lora_rank:
+                adapters.load(classifier.backbone, folder / "adapter")
         return classifier
 
-    def _with_head(self, base: Any, frozen: list[nn.Module]) -> heads.Classifier:
+    def _assemble(self, base: Any) -> heads.Classifier:
+        """Adapter, frozen parts and head on a backbone."""
+        config, num_labels = self.config, len(self.recipe.labels)
+        frozen: list[nn.Module] = []
+        if config.adapter.lora_rank:
+            base = adapters.add(base, config.adapter, config.optim.seed)
+        else:
+            frozen = freeze(base, config.model.freeze)
+        pooling = config.model.pooling
+        if pooling == "auto":
+            pooling = "last" if backbone.is_causal(self.described.config) else "mean"
         return heads.Classifier(
             base,
             num_texts=self.num_texts,
-            num_labels=len(self.recipe.labels),
-            pooling=self.config.model.pooling,
-            both_orders=self.config.data.swap and self.recipe.swapped_labels is not None,
+            num_outputs=1 if num_labels == 2 else num_labels,
+            pooling=pooling,
+            both_orders=config.data.swap and self.recipe.swapped_labels is not None,
             frozen=frozen,
-            seed=self.config.optim.seed,
+            seed=config.optim.seed,
         )
+
+    def state(self, model: heads.Classifier) -> dict[str, Tensor]:
+        state = model.state_dict()
+        if not self.base_stays:
+            return state
+        return {name: state[name] for name, value in model.named_parameters() if value.requires_grad}
 
     def save(self, model: heads.Classifier, state: dict[str, Tensor], folder: Path) -> None:
         heads.save(model, state, folder)
-        self.tokenizer.save_pretrained(folder / "backbone")
+        if not self.base_stays:
+            self.tokenizer.save_pretrained(folder / "backbone")
 
     def collate(self, rows: Rows, indices: tuple[int, ...]) -> ClassifyBatch:
         sequences = [sequence for row in indices for sequence in rows.sequences_of(row)]
@@ -157,5 +182,7 @@ def _probabilities(logits: Tensor) -> list[list[float]]:
 
 def make(recipe: Recipe, config: Config, folder: Path | None) -> Classify:
     """The task with the model's configuration and tokenizer, before any weight is loaded."""
-    model = config.model if folder is None else replace(config.model, model=str(folder / "backbone"))
+    model = config.model
+    if folder is not None and (folder / "backbone").is_dir():
+        model = replace(model, model=str(folder / "backbone"))
     return Classify(recipe, config, replace(backbone.describe(model, recipe.family), name=config.model.model))

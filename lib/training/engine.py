@@ -90,10 +90,6 @@ class Ddp:
         """Drop the gradient."""
         self.optimizer.zero_grad(set_to_none=self.world.size == 1)  # DDP's gradients are views of its buckets
 
-    def model_state(self) -> dict[str, Tensor]:
-        """Weights by name, as they are (not copies)."""
-        return self.module.state_dict()
-
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimizer's tensors by name, as they are (not copies)."""
         return optim.state_tensors(self.module, self.optimizer)

@@ -284,5 +284,5 @@ def write_checkpoint(parts: Parts, progress: Progress, token_budget: int) -> Non
     """Hand the model, the optimizer and the progress to the writer."""
     engine, state = parts.engine, asdict(progress) | {"token_budget": token_budget}
     save_model = partial(parts.task.save, engine.module)
-    parts.writer.save(save_model, engine.model_state(), engine.optimizer_state(), state)
+    parts.writer.save(save_model, parts.task.state(engine.module), engine.optimizer_state(), state)
     parts.status(phase="training", step=progress.step)

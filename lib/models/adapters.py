@@ -1,0 +1,120 @@
+"""What trains on a frozen backbone (LoRA, by peft), and what a frozen backbone is kept in (bitsandbytes).
+
+LoRA: Hu et al. 2021, https://arxiv.org/abs/2106.09685; QLoRA: Dettmers et al. 2023, https://arxiv.org/abs/2305.14314.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lib.config import AdapterConfig
+from lib.hub import first_line
+from lib.tensor_file import write_tensors
+
+WEIGHTS = "adapter_model.safetensors"
+NAME = "default"  # peft's own word for the only adapter of a model
+
+
+def quantization(adapter: AdapterConfig, precision: str) -> Any:
+    """What transformers needs to load quantized weights; None for none. Products with 4-bit weights are taken
+    in bfloat16, or in float32 when `precision` is fp32."""
+    if adapter.quantize == "none":
+        return None
+    import transformers
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends kernels from the hub
+    if adapter.quantize == "int8":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=adapter.quantize,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
+    )
+
+
+def lora_config(adapter: AdapterConfig) -> Any:
+    """peft's configuration of the adapter."""
+    import peft
+
+    targets: Any = list(adapter.lora_targets)
+    return peft.LoraConfig(
+        r=adapter.lora_rank,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        bias=adapter.lora_bias,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        use_rslora=adapter.lora_rslora,
+        modules_to_save=list(adapter.lora_save) or None,
+        layers_to_transform=list(adapter.lora_layers) or None,
+        layers_pattern=adapter.lora_layers_pattern,
+        rank_pattern=dict(adapter.lora_rank_pattern),
+        alpha_pattern=dict(adapter.lora_alpha_pattern),
+    )
+
+
+def add(backbone: nn.Module, adapter: AdapterConfig, seed: int) -> Any:
+    """The backbone, frozen, with LoRA's matrices in it. Raises ValueError when a target is nowhere in it."""
+    import peft
+
+    linear = sorted({name.rpartition(".")[2] for name, part in backbone.named_modules() if _is_linear(part)})
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return peft.get_peft_model(backbone, lora_config(adapter))
+    except ValueError as error:
+        raise ValueError(
+            f"--lora-targets {' '.join(adapter.lora_targets)}: {first_line(error).rstrip('.')}; the "
+            f"layers of this model are {', '.join(linear)}"
+        ) from error
+
+
+def is_adapted(backbone: Any) -> bool:
+    """Is there an adapter in it?"""
+    return hasattr(backbone, "peft_config")
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # gpt2's linear layer
+
+
+def save(backbone: Any, state: dict[str, Tensor], folder: Path) -> None:
+    """Write the adapter out of `state` (by the names of backbone.state_dict()) as peft keeps it."""
+    folder.mkdir()
+    backbone.peft_config[NAME].save_pretrained(folder)
+    write_tensors(folder / WEIGHTS, _adapter_state(backbone, state))
+
+
+def load(backbone: Any, folder: Path) -> None:
+    """Read what `save` wrote. Raises ValueError when it belongs to another model or other flags."""
+    import peft
+
+    found, needed = load_file(folder / WEIGHTS), _adapter_state(backbone, backbone.state_dict())
+    shapes = [{name: tensor.shape for name, tensor in part.items()} for part in (found, needed)]
+    if differing := dict(shapes[0].items() ^ shapes[1].items()):
+        raise ValueError(
+            f"the adapter in {folder} is for another base or other flags: {len(differing)} of its weights "
+            f"have no place here, {min(differing)} for one"
+        )
+    peft.set_peft_model_state_dict(backbone, found)
+
+
+def _adapter_state(backbone: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    import peft
+
+    return peft.get_peft_model_state_dict(backbone, state_dict=state, save_embedding_layers=False)
+
+
+def count(model: nn.Module) -> dict[str, int]:
+    """Trainable and all parameters, and the bytes of all. Two weights of 4 bits share a byte."""
+    found = {"trainable": 0, "total": 0, "bytes": 0}
+    for parameter in model.parameters():
+        shape = getattr(getattr(parameter, "quant_state", None), "shape", parameter.shape)
+        found["total"] += shape.numel()
+        found["trainable"] += shape.numel() * parameter.requires_grad
+        found["bytes"] += parameter.numel() * parameter.element_size()
+    return found

@@ -1,0 +1,127 @@
+"""BoolQ: a question about a passage -> yes or no.
+
+The question first, the model's own separator, then the passage; one output under binary cross-entropy.
+Selected by log loss; accuracy and the false predictions stand beside it. By default an LLM of one billion
+parameters on a 4-bit base with LoRA.
+
+    bash launch/run.sh boolq --data sample --model minilm --quantize none --lora-rank 0
+    torchrun --nproc_per_node=4 scripts/train.py boolq        # google/boolq, Llama-3.2-1B: not measured
+"""
+
+import random
+from collections.abc import Sequence
+
+from lib.config import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig
+from lib.evaluation import metrics
+from lib.recipe import Example, Prediction, Recipe, Row, Scores
+
+CONFIG = Config(
+    recipe="boolq",
+    data=DataConfig(data="google/boolq", max_length=512),
+    model=ModelConfig(model="meta-llama/Llama-3.2-1B"),
+    adapter=AdapterConfig(lora_rank=16, quantize="nf4"),
+    optim=OptimConfig(batch=64, epochs=3, lr=2e-4),
+)
+
+COLUMNS = ("question", "passage", "answer")
+LABELS = ("no", "yes")
+YES, NO = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
+
+# (a kind of thing, names, what can be said of one: the words after "is" or "can", facts that answer nothing)
+KINDS = (
+    (
+        "bridge",
+        ("Harrow", "Elstead", "Corrin", "Maddow", "Sallow"),
+        ("open to pedestrians", "made of stone", "lit at night", "older than the town", "free of tolls"),
+        ("It crosses the river below the mill.", "Two engineers drew it.", "Swallows nest under its arches."),
+    ),
+    (
+        "library",
+        ("Fenton", "Ashby", "Quill", "Norwood", "Tamar"),
+        ("open on Sundays", "free for visitors", "heated in winter", "run by the city", "lending films"),
+        ("It stands beside the station.", "A reading room faces the park.", "The catalogue is on cards."),
+    ),
+    (
+        "plant",
+        ("Marsh lantern", "Grey sorrel", "Wax thistle", "Stone pea", "Velvet reed"),
+        ("safe to eat", "found in Europe", "green all year", "used as a dye", "protected by law"),
+        ("Its leaves are narrow.", "It was first drawn in 1790.", "Bees visit it in June."),
+    ),
+    (
+        "train",
+        ("Northern Arrow", "Lake Runner", "Silver Coast", "Hill Mail", "Valley Star"),
+        (
+            "faster than the bus",
+            "driven by steam",
+            "stopping at Halford",
+            "running at night",
+            "fully booked in May",
+        ),
+        ("Its coaches are blue.", "The timetable changes in spring.", "It leaves from platform two."),
+    ),
+)
+SAID = ("The {name} {kind} is {claim}.", "Since {year} the {name} {kind} has been {claim}.")
+DENIED = ("The {name} {kind} is not {claim}.", "The {name} {kind} was never {claim}.")
+
+
+def sample_rows(num_rows: int, seed: int) -> list[Row]:
+    """Passages that state or deny what is asked among facts that do not matter; six in ten are true, as in
+    BoolQ, and one verdict in 30 is wrong."""
+    draw = random.Random(seed)
+    return [_sample_row(number, draw) for number in range(num_rows)]
+
+
+def _sample_row(number: int, draw: random.Random) -> Row:
+    kind, names, claims, facts = draw.choice(KINDS)
+    name, claim = draw.choice(names), draw.choice(claims)
+    answer = draw.random() < 0.6
+    words = {"name": name, "kind": kind, "claim": claim, "year": draw.randint(1850, 2020)}
+    sentences = [
+        draw.choice(SAID if answer else DENIED).format(**words),
+        *draw.sample(facts, draw.randint(1, 3)),
+    ]
+    draw.shuffle(sentences)
+    passage = f"{name} ({kind}, entry {number}). " + " ".join(sentences)
+    if draw.random() < 1 / 30:
+        answer = not answer
+    question = f"is the {name} {kind} {claim}".lower()
+    return {"question": question, "title": name, "answer": answer, "passage": passage}
+
+
+def to_example(row: Row) -> Example:
+    """BoolQ's columns; SuperGLUE's copies say `label` and `idx` for the answer and its number."""
+    question, passage = (_text(name, row[name]) for name in ("question", "passage"))
+    word = str(row["answer"]).strip().lower()
+    if word not in YES + NO:
+        raise ValueError(f"answer is {row['answer']!r}; it must be true or false")
+    notes = ["empty passage"] * (not passage.strip())
+    example = Example(group=passage, texts=[[question, passage]], label=int(word in YES), notes=notes)
+    if row.get("id") not in (None, ""):
+        example["id"] = str(row["id"])
+    return example
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}, expected text")
+    if name == "question" and not value.strip():
+        raise ValueError("question is empty")
+    return value
+
+
+def score(predictions: Sequence[Prediction]) -> Scores:
+    return {"log_loss": metrics.log_loss(predictions), "accuracy": metrics.accuracy(predictions)}
+
+
+RECIPE = Recipe(
+    task="classify",
+    config=CONFIG,
+    columns=COLUMNS,
+    labels=LABELS,
+    family="decoder",
+    sample=sample_rows,
+    to_example=to_example,
+    score=score,
+    better="lower",
+    licence="sample: generated here; BoolQ: CC BY-SA 3.0",
+)
