@@ -88,8 +88,10 @@ class OptimConfig:
     """Passes over the training rows."""
     max_steps: int | None = None
     """Stop after this many optimizer steps. None: as many as the epochs take."""
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
+    """adamw8bit keeps its moments in 8 bits (bitsandbytes); paged ones move to main memory (CUDA only)."""
     lr: float = 5e-5
-    """Highest learning rate (AdamW)."""
+    """Highest learning rate."""
     warmup: float = 0.1
     """Share of the steps over which the learning rate rises from 0."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"

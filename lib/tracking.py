@@ -126,6 +126,24 @@ class Tracker:
         self.say("".join(cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=True)))
         self._since = []
 
+    def training_since_validation(self) -> dict[str, float]:
+        """Mean loss and accuracy over the targets trained on since the last validation, dropout and all; also
+        over a stop. Empty on other ranks than 0."""
+        if self._metrics is None:
+            return {}
+        steps: list[dict[str, Any]] = []
+        for line in read_lines(self.folder / "metrics.jsonl"):
+            if line["kind"] == "validation":
+                steps = []
+            elif line["kind"] == "train":
+                steps.append(line)
+        targets = sum(step["targets"] for step in steps)
+        return {
+            name: sum(step[name] * step["targets"] for step in steps) / targets
+            for name in ("loss", "accuracy")
+            if targets
+        }
+
     def _follow(self) -> None:
         """wandb in a process of its own: its start can block for 90 s, and it may never be reachable."""
         with (self.folder / "wandb.log").open("ab") as log:

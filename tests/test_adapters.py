@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from lib import recipe as recipes
 from lib.command_line import parse
@@ -16,6 +17,7 @@ from lib.models import adapters, heads, tiny
 from lib.runs.resume import check_fingerprints
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
+from lib.training import optim
 from tests.tools import losses, metrics, only_run, run, status
 
 SHORT = ["--data", "sample", "--sample-rows", "90", "--max-rows", "30", "--max-length", "64", "--batch", "8"]
@@ -213,11 +215,28 @@ def test_two_classes_are_one_output_under_binary_cross_entropy(llama: str) -> No
     assert torch.allclose(task.loss(model(batch.inputs), batch), expected)
 
 
+def test_moments_of_8_bits_go_on_bit_for_bit_after_a_stop(tmp_path: Path) -> None:
+    flags = ["arena", *SHORT, "--model", "tiny", "--init", "random", "--optimizer", "adamw8bit"]
+    for name, stop in (("whole", []), ("parts", ["--stop-at", "2"]), ("parts", [])):
+        done = run(*flags, *stop, "--runs-dir", str(tmp_path / name))
+        assert done.returncode == (75 if stop else 0), done.stderr
+    whole, parts = (only_run(tmp_path / name) for name in ("whole", "parts"))
+    assert losses(whole) == losses(parts)
+    file = "checkpoints/step-000004/optimizer.safetensors"
+    assert (whole / file).read_bytes() == (parts / file).read_bytes()
+    assert torch.uint8 in {tensor.dtype for tensor in load_file(whole / file).values()}
+
+
+def test_a_paged_optimizer_is_refused_without_a_gpu() -> None:
+    config = configuration("--model", "somewhere", "--optimizer", "paged_adamw8bit").optim
+    with pytest.raises(ValueError, match="needs a CUDA GPU; use adamw8bit or adamw"):
+        optim.check(config, torch.device("cpu"))
+    optim.check(config, torch.device("cuda"))
+
+
 def test_a_base_that_changed_is_refused_on_resume(llama: str, tmp_path: Path) -> None:
     """No checkpoint keeps it, so only its fingerprint can tell."""
     import shutil
-
-    from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "model"
     shutil.copytree(llama, folder)

@@ -118,6 +118,17 @@ def test_predictions_scores_and_status_agree(finished: Path) -> None:
         assert {"majority class", "length only"} == found["baselines"].keys()
 
 
+def test_each_validation_says_how_training_went_since_the_one_before(finished: Path) -> None:
+    steps = metrics(finished, "train")
+    for validation, since in zip(metrics(finished, "validation"), (steps[:3], steps[3:]), strict=True):
+        rows = sum(step["rows"] for step in since)
+        hits = sum(step["accuracy"] * step["rows"] for step in since)
+        assert hits == pytest.approx(round(hits), abs=1e-9) and 0 <= hits <= rows
+        assert validation["training"]["accuracy"] == pytest.approx(hits / rows)
+        loss = sum(step["loss"] * step["rows"] for step in since) / rows
+        assert validation["training"]["loss"] == pytest.approx(loss)
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_ends_the_same(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from lib.runs import record, resume
 from lib.runs.folder import RunFolder
 from lib.task import Task
 from lib.tasks import make as make_task
-from lib.training import checkpoint, precision
+from lib.training import checkpoint, optim, precision
 from lib.training.dist import World
 from lib.training.signals import StopFlag
 
@@ -42,6 +42,7 @@ def prepare(config: Config, recipe: Recipe, world: World, stop: StopFlag) -> tup
     rows."""
     task = make_task(recipe, config)
     task.check()
+    optim.check(config.optim, world.device)
     precision_name = precision.resolve(config.optim.precision, world.device, task.model_type)
     decision = resume.decide(config)
     folder = decision.folder or folders.create(config)

@@ -161,6 +161,9 @@ class Classify:
         flat = torch.stack(labels, dim=1).flatten()
         return F.cross_entropy(output.flatten(0, 1), flat, reduction="sum") / orders
 
+    def hits(self, output: Tensor, batch: ClassifyBatch) -> int:
+        return int((output[:, 0].argmax(1) == batch.labels).sum())
+
     def predict(self, model: heads.Classifier, batch: ClassifyBatch) -> list[Prediction]:
         vectors = model.vectors(batch.inputs)  # (rows, texts, hidden)
         said = _probabilities(model.logits(vectors))

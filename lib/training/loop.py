@@ -106,6 +106,7 @@ class Done:
     """What one rank computed in one step."""
 
     loss_sum: float = 0.0
+    hits: int = 0
     bad_micro_batch: int = -1
     tokens: int = 0
     computed: int = 0
@@ -123,17 +124,18 @@ def compute(parts: Parts, step: Step) -> Done:
         output = engine.forward(batch, draw_of(seed, step.number, piece.number))
         loss_sum = parts.task.loss(output, batch)
         engine.backward(loss_sum, piece.weight / step.num_targets, last=place == len(share) - 1)
-        count(done, piece, batch, loss_sum.item())
+        count(done, piece, batch, loss_sum.item(), parts.task.hits(output, batch))
         done.seconds += time.perf_counter() - began_s
     return done
 
 
-def count(done: Done, piece: MicroBatch, batch: Any, loss_sum: float) -> None:
+def count(done: Done, piece: MicroBatch, batch: Any, loss_sum: float, hits: int) -> None:
     """Add one micro-batch to the rank's sums; a filler of weight 0 adds nothing."""
     if not math.isfinite(loss_sum) and done.bad_micro_batch < 0:
         done.bad_micro_batch = piece.number
     if piece.weight:
         done.loss_sum += loss_sum
+        done.hits += hits
         done.tokens += batch.real_tokens
         done.computed += batch.computed_tokens
 
@@ -143,6 +145,7 @@ class Votes:
     """What all ranks agreed on, in the one small exchange of a step."""
 
     loss_sum: float = 0.0
+    hits: int = 0
     bad: list[tuple[int, int]] = field(default_factory=list)
     """(rank, micro-batch) whose loss is not finite."""
     stop: str | None = None
@@ -167,6 +170,7 @@ def agree(parts: Parts, done: Done) -> Votes:
             float(parts.writer.failed),
             float(done.tokens),
             float(done.computed),
+            float(done.hits),
         ]
     )
     if any(row[4] for row in rows):
@@ -180,6 +184,7 @@ def agree(parts: Parts, done: Done) -> Votes:
         save=bool(rows[0][3]),
         tokens=int(sum(row[5] for row in rows)),
         computed=int(sum(row[6] for row in rows)),
+        hits=int(sum(row[7] for row in rows)),
         busy=done.seconds + time.perf_counter() - began_s,
     )
 
@@ -207,6 +212,8 @@ def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: 
             "step": step.number,
             "epoch": step.epoch,
             "loss": votes.loss_sum / step.num_targets,
+            "accuracy": votes.hits / step.num_targets,
+            "targets": step.num_targets,
             "lr": rate,
             "grad_norm": result.gradient_norm,
             "rows": step.num_rows,
@@ -264,9 +271,13 @@ def evaluate(parts: Parts, progress: Progress) -> bool:
         progress.best_step, progress.best_score = progress.step, first
     progress.evaluation_due = False
     progress.evaluations.append({"step": progress.step, "scores": scores})
-    parts.tracker.record("validation", step=progress.step, scores=scores)
+    training = parts.tracker.training_since_validation()
+    parts.tracker.record("validation", step=progress.step, scores=scores, training=training)
     words = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
     parts.tracker.say(f"validation at step {progress.step}: {words}{'  (best so far)' if improved else ''}")
+    if training:
+        words = "  ".join(f"{name} {value:.4f}" for name, value in training.items())
+        parts.tracker.say(f"  training since the validation before: {words}")
     return improved
 
 

@@ -23,32 +23,45 @@ def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def check(config: OptimConfig, device: torch.device) -> None:
+    """Raises ValueError for an optimizer that this device does not have."""
+    if config.optimizer.startswith("paged") and device.type != "cuda":
+        raise ValueError(f"--optimizer {config.optimizer} needs a CUDA GPU; use adamw8bit or adamw")
+
+
+def make(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; weight decay on matrices only."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=BETAS, eps=EPSILON, fused=True
-    )
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, eps=EPSILON, fused=True)
+    import bitsandbytes
+
+    made = {"adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}[config.optimizer]
+    return getattr(bitsandbytes.optim, made)(groups, lr=config.lr, betas=BETAS, eps=EPSILON)
 
 
-def state_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state by parameter name, empty before the first step."""
     found: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
-        found |= {f"{name}/{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
+        for key, value in optimizer.state.get(parameter, {}).items():
+            found[f"{name}/{key}"] = torch.as_tensor(value)  # bitsandbytes counts steps in a plain int
     return found
 
 
 def load_state_tensors(
-    model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, torch.Tensor]
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
 ) -> None:
     """The inverse of `state_tensors`. Raises KeyError when the tensors belong to other parameters."""
     parameters = dict(model.named_parameters())
+    fused = isinstance(optimizer, torch.optim.AdamW)  # its step count lives on the parameter's device
     for key, value in tensors.items():
         name, _, kind = key.rpartition("/")
-        # the step count lives on the parameter's device because the update is fused
-        optimizer.state[parameters[name]][kind] = value.to(parameters[name].device, copy=True)
+        plain = kind == "step" and not fused
+        moved = int(value) if plain else value.to(parameters[name].device, copy=True)
+        optimizer.state[parameters[name]][kind] = moved
