@@ -49,6 +49,8 @@ class Recipe:
     """What kind of toy `--model tiny` is."""
     sample: Callable[[int, int], list[Row]]
     """(number of rows, seed) -> realistic, learnable rows."""
+    probes: tuple[Row, ...] = ()
+    """A few diverse rows that are answered before and after training; the report shows both."""
     to_example: Callable[[Row], Example]
     """Raises ValueError with the reason when a row is malformed."""
     score: Callable[[Sequence[Prediction]], Scores]

@@ -23,9 +23,9 @@ from lib.files import write_json
 from lib.models import adapters, backbone
 from lib.models.freezing import frozen_names
 from lib.models.placement import place
-from lib.recipe import Recipe, Scores
+from lib.recipe import Prediction, Recipe
 from lib.runs.folder import RunFolder
-from lib.runs.prepare import Prepared, checkpoint_path, prepare, read_examples
+from lib.runs.prepare import PROBES, Prepared, checkpoint_path, prepare, read_examples
 from lib.runs.resume import check_fingerprints
 from lib.task import Task
 from lib.tasks import make as make_task
@@ -119,9 +119,13 @@ def _assemble(
     shortest = int(rows.longest_by_row().argmin())
     engine.warm_up(task.collate(rows, (shortest,)).to(world.device), task.loss)
 
-    def score_validation() -> Scores:
-        budget = config.optim.token_budget
-        return recipe.score(evaluate.predict(model, task, validation, budget, world, precision_name, stop))
+    def predict(rows: Rows) -> list[Prediction]:
+        return evaluate.predict(model, task, rows, config.optim.token_budget, world, precision_name, stop)
+
+    if begin is None and recipe.probes:
+        said = predict(encoded_rows.load(folder.encoded / PROBES))
+        if world.is_main:
+            folder.write_predictions(f"{PROBES} before", said)
 
     return loop.Parts(
         config=config,
@@ -133,7 +137,7 @@ def _assemble(
         writer=checkpoint.Writer(folder.checkpoints, config.tracking.keep),
         tracker=tracker,
         stop=stop,
-        evaluate=score_validation,
+        evaluate=lambda: recipe.score(predict(validation)),
         better=better(recipe),
         status=folder.write_status if world.is_main else lambda **values: None,
     )
@@ -239,9 +243,9 @@ def _finish(parts: loop.Parts, recipe: Recipe, folder: RunFolder, progress: Prog
     parts.tracker.say(f"scoring with the best checkpoint, {best.name}")
     examples = read_examples(folder)
     task = make_task(recipe, parts.config, best)
-    splits = ("validation", "test")
+    splits, unscored = ("validation", "test"), (PROBES,) if recipe.probes else ()
     scores = scoring.score(
-        parts.config, recipe, task, folder, best, examples, splits, parts.world, parts.stop
+        parts.config, recipe, task, folder, best, examples, splits, unscored, parts.world, parts.stop
     )
     if not parts.world.is_main:
         return

@@ -161,7 +161,8 @@ def asks_for_rank(node: ast.AST) -> bool:
                 return True
         if isinstance(part, ast.Compare):
             ends = [part.left, *part.comparators]
-            if any(getattr(end, "attr", getattr(end, "id", "")).endswith("rank") for end in ends):
+            words = [getattr(end, "attr", getattr(end, "id", "")) for end in ends]
+            if any(word.endswith("rank") and word != "lora_rank" for word in words):  # a matrix's, not ours
                 return True
     return False
 

@@ -49,6 +49,12 @@ def test_smoke_goes_the_whole_path_with_a_stop_and_a_resume(name: str, tmp_path:
     assert files >= {"config.json", "run.json", "status.json", "metrics.jsonl", "train.log", "checkpoints"}
     assert files >= {"predictions", "scores.json", "report.html"} and "encoded" not in files
     assert status(folder)["exit_code"] == 0
+    probes = recipe.load(name).probes
+    for at in ("probes before", "probes") if probes else ():
+        said = (folder / "predictions" / f"{at}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["id"] for line in said] == [f"probe {n + 1}" for n in range(len(probes))]
+    shown = "The same questions before and after training" in (folder / "report.html").read_text()
+    assert shown == bool(probes)
     # a fresh process, from the checkpoint alone
     again = run_script(str(folder), "--split", "validation", script="evaluate.py")
     assert again.returncode == 0, again.stderr

@@ -79,6 +79,12 @@ def complete(examples: Examples, config: DataConfig) -> Examples:
     return replace(examples, splits=made, counts=_count(made))
 
 
+def probes(recipe: Recipe) -> list[Example]:
+    """The rows that a recipe wants answered before and after training."""
+    rows = enumerate(recipe.probes, 1)
+    return [Example(**{**recipe.to_example(row), "id": f"probe {number}"}) for number, row in rows]  # type: ignore[typeddict-item]
+
+
 def _to_examples(rows: list[RawRow], recipe: Recipe, into: Examples) -> list[Example]:
     found: list[Example] = []
     for number, row in enumerate(rows):

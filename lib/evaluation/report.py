@@ -50,6 +50,8 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         warnings=_warnings(scores),
         curves=_curves(read_lines(folder.metrics) if folder.metrics.exists() else [], recipe),
         mistakes=_mistakes(folder, scores, examples),
+        probes=_probes(folder, examples),
+        labels=recipe.labels,
         rejected=read_lines(rejected)[:5] if rejected.exists() else [],
         settings=_settings(config, recipe),
     )
@@ -93,7 +95,7 @@ def _settings(config: Config, recipe: Recipe) -> list[list[tuple[str, Any, Any]]
     own = flatten(to_dict(recipe.config))
     parts: dict[str, list[tuple[str, Any, Any]]] = {"": []}  # what belongs to no part comes first
     for key, value in flatten(to_dict(config)).items():
-        parts.setdefault(key.rpartition(".")[0], []).append((key, value, own[key]))
+        parts.setdefault(key.rpartition(".")[0], []).append((key, value, own.get(key)))
     return list(parts.values())
 
 
@@ -124,6 +126,15 @@ def _mistakes(
     read = {example["id"]: example for example in examples.get(split, [])}
     worst = [(row, list(_passages(read.get(row["id"], {})))) for row in false[:MOST_MISTAKES]]
     return Mistakes(split, labels, len(rows), len(false), worst)
+
+
+def _probes(folder: RunFolder, examples: dict[str, list[Example]]) -> list[Any]:
+    """(passages, prediction before training, prediction after) of each of the recipe's probes."""
+    files = [folder.predictions(name) for name in ("probes before", "probes")]
+    if not all(file.exists() for file in files):
+        return []
+    passages = [list(_passages(example)) for example in examples["probes"]]
+    return list(zip(passages, *map(read_lines, files), strict=True))
 
 
 def _passages(example: Example) -> Iterator[tuple[str, list[str]]]:

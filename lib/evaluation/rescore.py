@@ -47,7 +47,7 @@ def rescore(run: Path, split: str | None, data: str | None, threads: int | None)
     into = RunFolder(new_folder(folder.path / "evaluations"))
     try:
         encode(task, {split: examples[split]}, into, stop)
-        scores = scoring.score(config, recipe, task, into, best, examples, (split,), world, stop)
+        scores = scoring.score(config, recipe, task, into, best, examples, (split,), (), world, stop)
         shutil.rmtree(into.encoded)
         write_json(into.path / "scores.json", scores | {"data": data})
     except BaseException:

@@ -7,7 +7,6 @@ from typing import Any
 from lib.config import Config
 from lib.data import rows as encoded_rows
 from lib.evaluation import evaluate, summary
-from lib.files import write_lines
 from lib.models.placement import place
 from lib.recipe import Example, Recipe
 from lib.runs.folder import RunFolder
@@ -25,20 +24,22 @@ def score(
     best: Path,
     examples: dict[str, list[Example]],
     splits: tuple[str, ...],
+    unscored: tuple[str, ...],
     world: World,
     stop: StopFlag | None,
 ) -> dict[str, Any]:
     """What scores.json holds, and predictions/<split>.jsonl written by rank 0. Every rank computes its share
-    of the encoded rows in `folder`; other ranks than 0 get no splits back."""
+    of the encoded rows in `folder`; other ranks than 0 get no splits back. `unscored` splits are predicted
+    only."""
     precision_name = precision.resolve(config.optim.precision, world.device, task.model_type)
     model = place(task.build(best), world.device, precision_name)
     found: dict[str, Any] = {"checkpoint": best.name, "precision": precision_name, "splits": {}}
-    for split in splits:
+    for split in (*splits, *unscored):
         rows = encoded_rows.load(folder.encoded / split)
         said = evaluate.predict(model, task, rows, config.optim.token_budget, world, precision_name, stop)
         if world.is_main:
+            folder.write_predictions(split, said)
+        if world.is_main and split in splits:
             beside = summary.baselines(recipe, examples["train"], examples[split])
             found["splits"][split] = summary.summarize(recipe, said, beside)
-            folder.predictions(split).parent.mkdir(exist_ok=True)
-            write_lines(folder.predictions(split), said)
     return found

@@ -109,6 +109,39 @@ def _text(name: str, value: object) -> str:
     return value
 
 
+def _probe(question: str, passage: str, answer: bool) -> Row:
+    return {"question": question, "passage": passage, "answer": answer}
+
+
+PROBES = (
+    _probe(
+        "can penguins fly",
+        "Penguins are flightless birds. Their wings have become flippers, with which they swim after fish.",
+        False,
+    ),
+    _probe(
+        "is the mariana trench deeper than mount everest is high",
+        "The Mariana Trench reaches 10,900 metres below the sea. Mount Everest rises 8,849 metres above it.",
+        True,
+    ),
+    _probe(
+        "did the first train of the line run before 1900",
+        "The line was surveyed in 1891. Money ran out twice, and the first train ran in May 1904.",
+        False,
+    ),
+    _probe(
+        "do you need a ticket for the museum on sundays",
+        "Admission to the museum costs six euros. On Sundays everyone enters free and without a ticket.",
+        False,
+    ),
+    _probe(
+        "is glass made from sand",
+        "Most glass is made by melting silica sand with soda ash and limestone in a furnace.",
+        True,
+    ),
+)
+
+
 def score(predictions: Sequence[Prediction]) -> Scores:
     return {"log_loss": metrics.log_loss(predictions), "accuracy": metrics.accuracy(predictions)}
 
@@ -120,6 +153,7 @@ RECIPE = Recipe(
     labels=LABELS,
     family="decoder",
     sample=sample_rows,
+    probes=PROBES,
     to_example=to_example,
     score=score,
     better="lower",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lib.config import Config, from_dict, to_dict
-from lib.files import read_json, write_json
+from lib.files import read_json, write_json, write_lines
 
 FORMAT = "%Y%m%d_%H%M%S"
 
@@ -41,6 +41,10 @@ class RunFolder:
 
     def predictions(self, split: str) -> Path:
         return self.path / "predictions" / f"{split}.jsonl"
+
+    def write_predictions(self, split: str, predictions: list[Any]) -> None:
+        self.predictions(split).parent.mkdir(exist_ok=True)
+        write_lines(self.predictions(split), predictions)
 
     def config(self) -> Config:
         """Raises ValueError when this is no run folder."""

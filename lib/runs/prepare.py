@@ -23,6 +23,8 @@ from lib.training import checkpoint, optim, precision
 from lib.training.dist import World
 from lib.training.signals import StopFlag
 
+PROBES = "probes"  # the split name of a recipe's probes
+
 
 @dataclasses.dataclass
 class Prepared:
@@ -58,7 +60,7 @@ def prepare(config: Config, recipe: Recipe, world: World, stop: StopFlag) -> tup
         fingerprints = examples.fingerprints() | task.fingerprints() | {"code": record.code_fingerprint()}
         if before is not None:
             resume.check_fingerprints(before, fingerprints)
-        facts = [decision.reason, *_encode_rows(source, examples, task, folder, stop)]
+        facts = [decision.reason, *_encode_rows(source, examples, recipe, task, folder, stop)]
         checkpoint.clean(folder.checkpoints)
         last = checkpoint.newest_verified(folder.checkpoints, facts.append) if decision.folder else None
         folder.write_record(
@@ -107,10 +109,10 @@ def _read_rows(
 
 
 def _encode_rows(
-    source: Source, examples: Examples, task: Task, folder: RunFolder, stop: StopFlag
+    source: Source, examples: Examples, recipe: Recipe, task: Task, folder: RunFolder, stop: StopFlag
 ) -> list[str]:
     """Write the rows' token ids, and what was read into the record; what is to be said of it."""
-    encode(task, examples.splits, folder, stop)
+    encode(task, examples.splits | ({PROBES: splits.probes(recipe)} if recipe.probes else {}), folder, stop)
     sizes = {split: len(rows) for split, rows in examples.splits.items()}
     counts = examples.counts | {name: count for name, count in task.counts.items() if count}
     folder.write_record(
