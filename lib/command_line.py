@@ -81,6 +81,7 @@ def _problems(config: Config) -> list[str]:
         "--save-minutes": tracking.save_minutes,
         "--keep": tracking.keep,
         "--stop-at": tracking.stop_at,
+        "--seeds": tracking.seeds,
     }
     shares = {"--max-rejected": data.max_rejected, "--warmup": optim.warmup, "--dropout": model.dropout}
     shares |= {"--attention-dropout": model.attention_dropout, "--lora-dropout": adapter.lora_dropout}

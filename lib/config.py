@@ -147,6 +147,8 @@ class TrackingConfig:
     """Newest checkpoints to keep; the best one is always kept as well."""
     wandb: Literal["off", "offline", "online"] = "off"
     """Follow the run in Weights & Biases from a process of its own (it can never slow or stop training)."""
+    seeds: int = 1
+    """Train so many times, with --seed, --seed + 1 ..., and report mean and spread of the scores."""
     stop_at: int | None = None
     """Stop after this step as a signal would: saved, and the same command without it goes on."""
 
@@ -180,15 +182,18 @@ def from_dict(tree: dict[str, Any]) -> Config:
     parts = {"data": DataConfig, "model": ModelConfig, "adapter": AdapterConfig, "optim": OptimConfig}
     parts |= {"compute": ComputeConfig, "tracking": TrackingConfig}
 
-    def restored(values: dict[str, Any]) -> dict[str, Any]:  # JSON has no tuples
-        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
     try:
         return Config(
-            **{key: parts[key](**restored(value)) if key in parts else value for key, value in tree.items()}
+            **{key: parts[key](**_restored(value)) if key in parts else value for key, value in tree.items()}
         )
     except TypeError as error:
         raise ValueError(f"configuration of another version: {error}") from error
+
+
+def _restored(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise TypeError(f"{values!r} is no part of a configuration")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def experiment(config: Config) -> dict[str, Any]:

@@ -26,6 +26,8 @@ def main() -> int:
     from lib.training import dist
 
     if dist.under_torchrun():
+        if config.tracking.seeds > 1:
+            raise ValueError("--seeds starts one run after another; leave torchrun out and use --devices N")
         return exits.run(lambda: run.train(config), quiet=not dist.env_is_main())
     devices = config.compute.devices or dist.num_devices()
 
@@ -34,6 +36,10 @@ def main() -> int:
             return exits.run(lambda: run.train(config))
         return launch(Path(__file__).resolve(), [name, *argv, *extra], devices)
 
+    if config.tracking.seeds > 1:
+        from lib import seeds
+
+        return seeds.train(config, once)
     if not config.smoke:
         return once(config, [])
     half = dataclasses.replace(config.tracking, resume="never", stop_at=3)

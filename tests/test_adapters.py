@@ -20,19 +20,8 @@ from lib.tasks.classify import Classify
 from lib.training import optim
 from tests.tools import losses, metrics, only_run, run, status
 
-SHORT = ["--data", "sample", "--sample-rows", "90", "--max-rows", "30", "--max-length", "64", "--batch", "8"]
-SHORT += [
-    "--max-steps",
-    "4",
-    "--eval-every",
-    "2",
-    "--precision",
-    "fp32",
-    "--threads",
-    "1",
-    "--log-every",
-    "1",
-]
+SHORT = ["--data", "sample", "--sample-rows", "90", "--max-rows", "12", "--max-length", "48", "--batch", "5"]
+SHORT += ["--max-steps", "4", "--eval-every", "2", "--precision", "fp32", "--threads", "1"]
 
 
 def make_llama(folder: Path, hidden: int = 64) -> str:
@@ -259,3 +248,15 @@ def test_fingerprints_that_agree_pass() -> None:
 def test_no_lora_means_no_adapter() -> None:
     assert adapters.quantization(AdapterConfig(), "bf16") is None
     assert not adapters.is_adapted(heads.nn.Linear(1, 1))
+
+
+def test_evaluating_leaves_the_weights_as_they_are(llama: str) -> None:
+    model = task_of("--model", llama, "--quantize", "nf4", "--lora-rank", "4").build(None)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ids = torch.tensor([[1, 5, 9, 200, 2]])
+    for training in (True, False, True):
+        model.train(training)
+        with torch.no_grad():
+            model.backbone(input_ids=ids)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -37,6 +37,14 @@ def quantization(adapter: AdapterConfig, precision: str) -> Any:
     )
 
 
+def keep_as_loaded(backbone: nn.Module) -> None:
+    """On CPUs with AVX-512 bitsandbytes repacks 4-bit weights for evaluation and back for training, and loses
+    a little each time: ranks that evaluate and ranks that do not would train on different weights."""
+    for module in backbone.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def lora_config(adapter: AdapterConfig) -> Any:
     """peft's configuration of the adapter."""
     import peft

@@ -7,6 +7,7 @@ from typing import Any
 from lib.config import Config, experiment, flatten
 from lib.exits import DONE, CheckError
 from lib.runs.folder import RunFolder, parent
+from lib.runs.record import code_fingerprint
 from lib.training import checkpoint
 
 
@@ -50,6 +51,17 @@ def _asked_for(config: Config, wanted: str) -> Decision:
             "same flags, or start over with --resume never"
         )
     return Decision(found, f"resuming {found.path}: asked for by --resume {wanted}")
+
+
+def finished(config: Config) -> RunFolder | None:
+    """The newest finished run of this experiment by this code; None when there is none."""
+    above = parent(config)
+    for path in sorted(above.iterdir(), reverse=True) if above.is_dir() else []:
+        folder = RunFolder(path)
+        done = folder.status().get("exit_code") == DONE and _same_run(folder, config)
+        if done and folder.record()["fingerprints"]["code"] == code_fingerprint():
+            return folder
+    return None
 
 
 def _named(above: Path, wanted: str) -> RunFolder:

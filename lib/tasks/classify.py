@@ -107,7 +107,9 @@ class Classify:
                 replace(described, source=str(folder / "backbone")),
             )
         quantization = adapters.quantization(self.config.adapter, self.config.optim.precision)
-        classifier = self._assemble(backbone.load(described, model, self.config.optim.seed, quantization))
+        base = backbone.load(described, model, self.config.optim.seed, quantization)
+        adapters.keep_as_loaded(base)
+        classifier = self._assemble(base)
         if folder is not None:
             heads.load_head(classifier, folder)
             if self.config.adapter.lora_rank:

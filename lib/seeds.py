@@ -1,0 +1,61 @@
+"""One configuration over several seeds: how much of a score is luck."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+
+from lib.config import Config
+from lib.console import speak
+from lib.exits import CRASHED, DONE
+from lib.files import read_json, write_json
+from lib.runs import resume
+from lib.runs.folder import RunFolder
+
+
+def train(config: Config, once: Callable[[Config, list[str]], int]) -> int:
+    """Train with --seed, --seed + 1 ..., each an ordinary run, and say mean and spread of their scores. What
+    an earlier call finished is not trained again; the first run that does not end well ends this."""
+    seeds = range(config.optim.seed, config.optim.seed + config.tracking.seeds)
+    found: dict[int, RunFolder] = {}
+    for seed in seeds:
+        tracking = replace(config.tracking, seeds=1)
+        one = replace(config, optim=replace(config.optim, seed=seed), tracking=tracking)
+        run = resume.finished(one) if tracking.resume != "never" else None
+        if run is None:
+            code = once(one, ["--seed", str(seed), "--seeds", "1"])
+            run = resume.finished(one)
+            if code != DONE or run is None:
+                return code or CRASHED
+        else:
+            speak(f"seed {seed}: finished before, in {run.path}")
+        found[seed] = run
+    summary = summarize(found)
+    path = found[seeds[-1]].path / "seeds.json"
+    write_json(path, summary)
+    for line in table(summary):
+        speak(line)
+    speak(f"means and spreads: {path}")
+    return DONE
+
+
+def summarize(runs: dict[int, RunFolder]) -> dict[str, dict[str, dict[str, object]]]:
+    """split -> score -> values by seed, mean, and standard deviation (of a sample: n - 1)."""
+    scores = {seed: read_json(run.path / "scores.json")["splits"] for seed, run in runs.items()}
+    found: dict[str, dict[str, dict[str, object]]] = {}
+    for split, summary in next(iter(scores.values())).items():
+        for name in summary["scores"]:
+            values = {seed: splits[split]["scores"][name]["value"] for seed, splits in scores.items()}
+            spread = statistics.stdev(values.values())
+            said = {"seeds": values, "mean": statistics.mean(values.values()), "spread": spread}
+            found.setdefault(split, {})[name] = said
+    return found
+
+
+def table(summary: dict[str, dict[str, dict[str, object]]]) -> list[str]:
+    """For people: mean, spread, and each seed's value."""
+    lines = []
+    for split, scores in summary.items():
+        for name, said in scores.items():
+            values = "  ".join(f"{value:.4f}" for value in said["seeds"].values())  # type: ignore[attr-defined]
+            lines.append(f"{split:11} {name:15} {said['mean']:.4f} +- {said['spread']:.4f}   ({values})")
+    return lines

@@ -1,0 +1,51 @@
+"""Several seeds: each is an ordinary run, done once, and the spread is that of a sample."""
+
+import json
+import statistics
+from pathlib import Path
+
+from lib import exits, recipe, run, seeds
+from lib.command_line import parse
+from lib.config import Config
+from tests.tools import SHORT
+from tests.tools import run as run_script
+
+WORDS = [*SHORT, "--model", "tiny", "--init", "random", "--max-steps", "2", "--seed", "4", "--seeds", "2"]
+
+
+def test_two_seeds_are_two_runs_and_a_second_call_trains_only_what_is_lacking(
+    tmp_path: Path,
+) -> None:
+    trained = []
+
+    def once(config: Config, extra: list[str]) -> int:
+        trained.append((config.optim.seed, config.tracking.seeds, extra))
+        return exits.run(lambda: run.train(config))
+
+    config = parse(recipe.load("arena").config, [*WORDS, "--runs-dir", str(tmp_path)], "train.py")
+    assert seeds.train(config, once) == 0
+    assert trained == [(seed, 1, ["--seed", str(seed), "--seeds", "1"]) for seed in (4, 5)]
+    folders = sorted(tmp_path.glob("arena/*"))
+    values = [
+        json.loads((folder / "scores.json").read_text())["splits"]["test"]["scores"]["log_loss"]["value"]
+        for folder in folders
+    ]
+    said = json.loads((folders[-1] / "seeds.json").read_text())["test"]["log_loss"]
+    assert values[0] != values[1]
+    assert said["mean"] == statistics.mean(values)
+    assert said["spread"] == statistics.stdev(values)
+    assert seeds.train(config, once) == 0
+    assert len(trained) == 2
+
+
+def test_a_run_that_does_not_end_well_ends_the_row(tmp_path: Path) -> None:
+    config = parse(recipe.load("arena").config, [*WORDS, "--runs-dir", str(tmp_path)], "train.py")
+    assert seeds.train(config, lambda config, extra: exits.STOPPED) == exits.STOPPED
+
+
+def test_the_command_trains_each_seed_on_two_ranks(tmp_path: Path) -> None:
+    done = run_script("arena", *WORDS, "--devices", "2", "--runs-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    kept = [json.loads((f / "config.json").read_text())["optim"]["seed"] for f in tmp_path.glob("arena/*")]
+    assert sorted(kept) == [4, 5]
+    assert "+-" in done.stdout
