@@ -185,7 +185,7 @@ def test_a_damaged_parquet_file_is_refused_or_read_whole(tmp_path: Path) -> None
             assert "rows.parquet" in str(error)
             refused += 1
     assert refused
-    with pytest.raises(ValueError, match=r"rows\.parquet is no parquet file"):
+    with pytest.raises(ValueError, match=r"rows\.parquet cannot be read as parquet"):
         read(tmp_path, "rows.parquet", whole[: len(whole) // 2])
 
 

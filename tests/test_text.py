@@ -276,7 +276,7 @@ def test_cut_prompts_are_counted_by_row_and_cut_responses_by_text() -> None:
             row(["p" * 9], ["a" * 29], ["b"]),  # a short prompt stays whole: one response
         ]
     )
-    assert task.counts == {"prompts cut": 3, "responses cut": 3}
+    assert task.counts == {"contexts cut": 3, "texts cut": 3}
 
 
 @pytest.mark.parametrize(
