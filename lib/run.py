@@ -108,8 +108,7 @@ def _assemble(
     task = make_task(recipe, config)
     rows, validation = (encoded_rows.load(folder.encoded / split) for split in ("train", "validation"))
     model = place(task.build(begin), world.device, precision_name)
-    if world.is_main:
-        _record_weights(model, task, folder, fresh=begin is None)
+    dist.on_main(lambda: _record_weights(model, task, folder, fresh=begin is None))
     config = _fit_memory(config, task, model, rows, world, precision_name, tracker)
     _describe(model, config, precision_name, folder, tracker)
     _for_the_hardware(model, config)

@@ -27,7 +27,7 @@ COLUMNS = ("question", "passage", "answer")
 LABELS = ("no", "yes")
 YES, NO = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
 
-# (a kind of thing, names, what can be said of one: the words after "is" or "can", facts that answer nothing)
+# (a kind of thing, names, what can be said of one: the words after "is", facts that answer nothing)
 KINDS = (
     (
         "bridge",
@@ -89,7 +89,7 @@ def _sample_row(number: int, draw: random.Random) -> Row:
 
 
 def to_example(row: Row) -> Example:
-    """BoolQ's columns; SuperGLUE's copies say `label` and `idx` for the answer and its number."""
+    """BoolQ's columns; the passage is the group, so that no passage stands on two sides of a split."""
     question, passage = (_text(name, row[name]) for name in ("question", "passage"))
     word = str(row["answer"]).strip().lower()
     if word not in YES + NO:
