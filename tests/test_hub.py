@@ -11,6 +11,7 @@ import pytest
 from lib import hub
 from lib.config import ModelConfig
 from lib.models import backbone
+from tests.tools import point_hub_at
 
 COMMIT = "a" * 40
 
@@ -37,13 +38,9 @@ class Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import huggingface_hub.constants
-
     server = HTTPServer(("127.0.0.1", 0), Answer)
     Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    point_hub_at(monkeypatch, f"http://127.0.0.1:{server.server_port}", offline=False)
     yield
     server.shutdown()
     server.server_close()
@@ -77,11 +74,7 @@ def test_a_model_that_the_hub_does_not_have_is_refused_before_any_download(endpo
 def test_a_model_without_a_network_is_refused_within_seconds(
     offline: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub.constants
-
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    point_hub_at(monkeypatch, "http://127.0.0.1:9", offline)  # nobody listens there
     began_s = time.perf_counter()
     with pytest.raises(ValueError, match="--model org/open cannot be loaded"):
         backbone.describe(ModelConfig(model="org/open"), "encoder")

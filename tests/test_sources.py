@@ -13,7 +13,7 @@ from lib import recipe as recipes
 from lib.config import DataConfig
 from lib.data import sources, splits
 from lib.data.sources import RawRow, Rejected
-from tests.tools import SHARED
+from tests.tools import SHARED, point_hub_at
 
 ARENA = recipes.load("arena")
 PAIR = dataclasses.replace(ARENA, columns=("text", "label"))
@@ -280,11 +280,7 @@ def test_sample_rows_are_as_many_as_asked_for() -> None:
 def test_a_hub_id_without_a_network_says_at_once_what_to_type(
     offline: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub.constants
-
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    point_hub_at(monkeypatch, "http://127.0.0.1:9", offline)  # nobody listens there
     began_s = time.perf_counter()
     with pytest.raises(ValueError, match="the hub cannot be reached.*give a .csv.*or --data sample"):
         load("some/rows")

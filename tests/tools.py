@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 REAL_ARENA = SHARED / "lmsys" / "train.csv"
@@ -91,3 +93,12 @@ def losses(folder: Path) -> list[float]:
 
 def status(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "status.json").read_text())
+
+
+def point_hub_at(monkeypatch: pytest.MonkeyPatch, url: str, offline: bool) -> None:
+    """Ask this address instead of the Hugging Face hub."""
+    import huggingface_hub.constants
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
