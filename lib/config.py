@@ -29,7 +29,9 @@ class DataConfig:
     max_length: int = 512
     """Most tokens of one sequence, special tokens included."""
     prompt: bool = True
-    """Put the prompt (the context) before each text."""
+    """Put the prompt (the context) before each text or option."""
+    option_score: Literal["mean", "sum"] = "mean"
+    """How a language model scores an option: mean or sum of the log-probabilities of its tokens."""
     swap: bool = True
     """Train on each pair in both orders, where order means nothing; the texts are still encoded once."""
 

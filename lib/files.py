@@ -1,5 +1,7 @@
 """Files that are either whole or not there: written beside, flushed to the disk, renamed."""
 
+import csv
+import io
 import json
 import os
 from collections.abc import Iterable
@@ -46,6 +48,15 @@ def read_json(path: Path) -> Any:
 def write_lines(path: Path, values: Iterable[Any]) -> None:
     """One JSON value a line, in ASCII: half an emoji or an exotic line break in a text can do no harm."""
     write_text(path, "".join(json.dumps(value) + "\n" for value in values))
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A header of the first row's keys, and the rows."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_lines(path: Path) -> list[Any]:

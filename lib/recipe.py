@@ -17,13 +17,16 @@ Scores = dict[str, float]
 
 
 class Example(TypedDict, total=False):
-    """One row, still words. `texts` are encoded one by one, each after the same `context`."""
+    """One row, still words: `texts` to classify, or `options` to choose from, each after the same
+    `context`."""
 
     id: str
     group: str  # rows of one group stay on one side of every split
     context: list[str]
     texts: list[list[str]]
-    label: int
+    question: str
+    options: list[str]
+    label: int  # of the class or the option; rows that are only to be predicted have none
     notes: list[str]  # things worth counting, e.g. "empty response"
 
 
@@ -35,6 +38,7 @@ class Prediction(TypedDict, total=False):
     prediction: int
     probabilities: list[float]
     swapped: list[float]  # the probabilities when the two texts trade places, mapped back
+    ranking: list[str]  # the letters of the options, the likeliest first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +46,8 @@ class Recipe:
     task: str
     """The shape of problem: a module of lib/tasks."""
     config: Config
-    columns: tuple[str, ...]
-    """Columns every row must have."""
+    columns: tuple[tuple[str, ...], ...]
+    """Columns that every row must have; several sets where rows come in several forms."""
     labels: tuple[str, ...]
     family: Literal["encoder", "decoder"] = "encoder"
     """What kind of toy `--model tiny` is."""
@@ -57,11 +61,14 @@ class Recipe:
     """Plain predictions in, {"log_loss": 0.9, ...} out; the first key selects the best checkpoint."""
     better: Literal["lower", "higher"]
     """Which way the first score is better."""
-    features: Callable[[Example], list[float]] | None = None
-    """What a baseline without a language model may look at (lengths, say)."""
+    features: Callable[[Example], list[Any]] | None = None
+    """What a baseline without a language model may look at (lengths, say): numbers, or numbers for each
+    option."""
     features_name: str = "length only"
     swapped_labels: tuple[int, ...] | None = None
     """For pairs: the label when the two texts trade places. None: order means something."""
+    submission: Callable[[Prediction], Row] | None = None
+    """What one row of a competition's submission file says."""
     revisions: Mapping[str, str] | None = None
     """Hub data set -> revision, where it is known for certain."""
     licence: str = "see the data set's page"

@@ -16,7 +16,7 @@ from lib.data.sources import RawRow, Rejected
 from tests.tools import SHARED, point_hub_at
 
 ARENA = recipes.load("arena")
-PAIR = dataclasses.replace(ARENA, columns=("text", "label"))
+PAIR = dataclasses.replace(ARENA, columns=(("text", "label"),))
 LMSYS = SHARED / "lmsys"
 
 
@@ -196,7 +196,7 @@ def test_rows_in_are_rows_out_and_rejected() -> None:
     values = {"prompt": '["p"]', "response_a": '["a"]', "response_b": '["b"]'}
     winners = [(1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 0), (0, 0, 1)]
     rows = [
-        RawRow(f"rows.csv:{line}", values | dict(zip(ARENA.columns[3:], row, strict=True)))
+        RawRow(f"rows.csv:{line}", values | dict(zip(ARENA.columns[0][3:], row, strict=True)))
         for line, row in enumerate(winners, 2)
     ]
     broken = Rejected.of("rows.csv:7", "3 cells under 6 columns", ["a", "b", "c"])

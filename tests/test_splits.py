@@ -182,7 +182,7 @@ def test_at_most_five_rejected_rows_are_shown(num_rejected: int) -> None:
 def test_empty_equal_and_doubled_rows_are_used_and_counted() -> None:
     def row(number: int, first: str, second: str, prompt: str | None = None, label: int = 0) -> RawRow:
         turns = {"prompt": [prompt or f"prompt {number}"], "response_a": [first], "response_b": [second]}
-        winners = {name: int(place == label) for place, name in enumerate(ARENA.columns[3:])}
+        winners = {name: int(place == label) for place, name in enumerate(ARENA.columns[0][3:])}
         values = {"id": number} | {name: json.dumps(value) for name, value in turns.items()} | winners
         return RawRow(f"rows.csv:{number + 2}", values)
 

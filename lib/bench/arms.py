@@ -47,7 +47,7 @@ class Setting:
 
     def model(self) -> Classifier:
         """The same fresh model for every arm with this seed; its unused pooler frozen."""
-        model = self.task.build(None)
+        model: Any = self.task.build(None)
         freeze_unused(model, [p for name, p in model.named_parameters() if "pooler" not in name])
         return model
 

@@ -71,6 +71,14 @@ def split_by_length(lengths: np.ndarray) -> list[np.ndarray]:
     return groups[::-1]
 
 
+def matrix(sequences: list[np.ndarray], pad: int) -> np.ndarray:
+    """(sequences, longest) int64 ids, padded on the right"""
+    ids = np.full((len(sequences), max(map(len, sequences))), pad, dtype=np.int64)
+    for place, sequence in enumerate(sequences):
+        ids[place, : len(sequence)] = sequence
+    return ids
+
+
 def group(sequences: list[np.ndarray], pad: int) -> Grouped:
     """Pad sequences of token ids into few tensors."""
     lengths = np.array([len(ids) for ids in sequences])
@@ -78,10 +86,8 @@ def group(sequences: list[np.ndarray], pad: int) -> Grouped:
     placed: list[np.ndarray] = split_by_length(lengths)
     computed = 0
     for indices in placed:
-        width = int(lengths[indices].max())
-        ids = np.full((len(indices), width), pad, dtype=np.int64)
-        for place, index in enumerate(indices):
-            ids[place, : lengths[index]] = sequences[index]
+        ids = matrix([sequences[index] for index in indices], pad)
+        width = ids.shape[1]
         mask = None
         if (lengths[indices] < width).any():
             mask = torch.from_numpy((np.arange(width)[None, :] < lengths[indices][:, None]).astype(np.int64))

@@ -214,15 +214,15 @@ def _read_parquet(file: Path) -> Iterator[RawRow | Rejected]:
         raise ValueError(f"{file} cannot be read as parquet: {error}") from error
 
 
-def _require_columns(name: str, rows: list[Row], columns: tuple[str, ...]) -> None:
+def _require_columns(name: str, rows: list[Row], forms: tuple[tuple[str, ...], ...]) -> None:
     """A column that no row has is missing from the file; one that some rows lack is those rows' fault."""
     seen: set[str] = set().union(*(row.keys() for row in rows[:1000]))
-    missing = [column for column in columns if column not in seen]
+    missing = min(([column for column in form if column not in seen] for form in forms), key=len)
     if rows and missing:
         raise ValueError(
             f"{name} lacks the column {', '.join(missing)}; it has "
             f"{', '.join(sorted(map(str, seen))) or 'none'}; "
-            f"needed are {', '.join(columns)}"
+            f"needed are {' -- or '.join(', '.join(form) for form in forms)}"
         )
 
 

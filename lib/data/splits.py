@@ -49,12 +49,13 @@ def side_of(group: str) -> str:
     return "test" if place < TEN_PERCENT else "validation" if place < 2 * TEN_PERCENT else "train"
 
 
-def make(source: Source, recipe: Recipe) -> Examples:
-    """Rows -> examples by the splits that the source has; malformed rows are set aside."""
+def make(source: Source, recipe: Recipe, with_label: bool = True) -> Examples:
+    """Rows -> examples by the splits that the source has; malformed rows, and those without a label where
+    one is needed, are set aside."""
     examples = Examples({}, list(source.rejected))
     examples.num_read = sum(map(len, source.splits.values())) + len(source.rejected)
     for split, rows in source.splits.items():
-        examples.splits[split] = _to_examples(rows, recipe, examples)
+        examples.splits[split] = _to_examples(rows, recipe, examples, with_label)
     return examples
 
 
@@ -85,11 +86,13 @@ def probes(recipe: Recipe) -> list[Example]:
     return [Example(**{**recipe.to_example(row), "id": f"probe {number}"}) for number, row in rows]  # type: ignore[typeddict-item]
 
 
-def _to_examples(rows: list[RawRow], recipe: Recipe, into: Examples) -> list[Example]:
+def _to_examples(rows: list[RawRow], recipe: Recipe, into: Examples, with_label: bool) -> list[Example]:
     found: list[Example] = []
     for number, row in enumerate(rows):
         try:
             example = recipe.to_example(row.values)
+            if with_label and "label" not in example:
+                raise ValueError("there is no answer")
         except ValueError as error:
             into.rejected.append(Rejected.of(row.where, error, row.values))
             continue
@@ -148,6 +151,6 @@ def _count(splits: dict[str, list[Example]]) -> dict[str, int]:
     for rows in splits.values():
         for example in rows:
             counts.update(example.get("notes", []))
-            seen[digest([example.get("context"), example["texts"], example["label"]])] += 1
+            seen[digest({key: value for key, value in example.items() if key not in ("id", "notes")})] += 1
     counts["exact doubles"] = sum(count - 1 for count in seen.values())
     return {name: count for name, count in counts.items() if count}

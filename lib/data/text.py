@@ -84,6 +84,11 @@ def join_turns(turns: list[Tokens], separator: list[int]) -> Tokens:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
 
 
+def beginning(context: Tokens, room: int) -> Tokens:
+    """As much of the context as `room` takes: what stands first in it was found to fit best."""
+    return context[: max(0, room)]
+
+
 def fit(context: Tokens | None, text: Tokens, specials: Specials, max_length: int) -> Budgeted:
     """Frame and cut one sequence to at most `max_length` tokens."""
     frame = len(specials.start) + len(specials.separator) * (1 if context is None else 2)
@@ -97,6 +102,13 @@ def fit(context: Tokens | None, text: Tokens, specials: Specials, max_length: in
         parts += [context[size - keep_context :], separator]
     parts += [text[:keep_text], separator]
     return Budgeted(np.concatenate(parts).astype(np.int32), size - keep_context, len(text) - keep_text)
+
+
+def continuations(tokenizer: Any, texts: list[str]) -> list[str]:
+    """The texts as they stand behind others: with a blank before, unless the tokenizer puts one there."""
+    first = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).tokens[0]
+    wordpiece = type(tokenizer.backend_tokenizer.model).__name__ == "WordPiece"  # it drops blanks
+    return texts if first != "a" or wordpiece else [f" {text}" for text in texts]
 
 
 def smallest_length(specials: Specials) -> int:

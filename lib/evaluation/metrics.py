@@ -29,6 +29,11 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
     return float(_by_row(predictions, _right).mean())
 
 
+def map_at_3(predictions: Sequence[Prediction]) -> float:
+    """Mean average precision at 3 with one right option a row, as Kaggle's LLM science exam defines it."""
+    return float(_by_row(predictions, _average_precision_at_3).mean())
+
+
 def swap_agreement(predictions: Sequence[Prediction]) -> float:
     """Share of rows on which the model says the same when the two texts trade places."""
     return float(_by_row(predictions, _same_when_swapped).mean())
@@ -48,11 +53,21 @@ def num_false(predictions: Sequence[Prediction]) -> int:
 
 
 def _losses(predictions: Sequence[Prediction]) -> np.ndarray:
-    labels = _column(predictions, "label")
-    probabilities = _column(predictions, "probabilities").astype(np.float64)  # (rows, classes)
-    # float32 sums to 1 within 1e-7 only
-    true = probabilities[np.arange(len(labels)), labels] / probabilities.sum(axis=1)
+    # float32 sums to 1 within 1e-7 only; rows may have different numbers of options
+    true = np.array([row["probabilities"][row["label"]] / sum(row["probabilities"]) for row in predictions])
     return -np.log(np.clip(true, np.finfo(np.float64).eps, 1))
+
+
+def _average_precision_at_3(predictions: Sequence[Prediction]) -> np.ndarray:
+    """(rows,) 1 / place of the true option among the three likeliest, 0 when it is not there; of equally
+    likely options the earlier one stands first, as in a ranking"""
+    places = np.array([_place(row["probabilities"], row["label"]) for row in predictions])
+    return np.where(places <= 3, 1 / places, 0.0)
+
+
+def _place(probabilities: list[float], label: int) -> int:
+    true = probabilities[label]
+    return 1 + sum(p > true or (p == true and i < label) for i, p in enumerate(probabilities))
 
 
 def _right(predictions: Sequence[Prediction]) -> np.ndarray:

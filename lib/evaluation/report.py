@@ -143,6 +143,8 @@ def _passages(example: Example) -> Iterator[tuple[str, list[str]]]:
     for name, value in values.items():
         if isinstance(value, str):
             yield name, [value]
+        elif name == "options":
+            yield from ((f"option {chr(ord('A') + place)}", [text]) for place, text in enumerate(value))
         elif all(isinstance(turn, str) for turn in value):
             yield name, value
         else:

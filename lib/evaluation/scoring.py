@@ -39,6 +39,8 @@ def score(
         said = evaluate.predict(model, task, rows, config.optim.token_budget, world, precision_name, stop)
         if world.is_main:
             folder.write_predictions(split, said)
+            if recipe.submission is not None:
+                folder.write_submission(split, [recipe.submission(row) for row in said])
         if world.is_main and split in splits:
             beside = summary.baselines(recipe, examples["train"], examples[split])
             found["splits"][split] = summary.summarize(recipe, said, beside)

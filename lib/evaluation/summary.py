@@ -5,27 +5,35 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lib.evaluation import metrics
 from lib.recipe import Example, Prediction, Recipe
 
-CHANCE_SCORES = (
-    "log_loss",
-    "accuracy",
-)  # better than the majority class in one of these is better than chance
+# better than the majority class in one of these is better than chance
+CHANCE_SCORES = ("log_loss", "accuracy", "map_at_3")
 
 
 def baselines(recipe: Recipe, train: list[Example], rows: list[Example]) -> dict[str, list[Prediction]]:
     """What one gets without a language model: the share of each class in the training rows, and a logistic
     regression on the recipe's features (lengths)."""
     counts = Counter(example["label"] for example in train)
-    prior = [(counts[label] + 1) / (len(train) + len(recipe.labels)) for label in range(len(recipe.labels))]
+    classes = max(map(_width, (*train, *rows))) if "options" in rows[0] else len(recipe.labels)
+    prior = [(counts[label] + 1) / (len(train) + classes) for label in range(classes)]
     found = {"majority class": [_plain(recipe, row, prior, prior) for row in rows]}
     if recipe.features is not None and len(counts) > 1:
-        found[recipe.features_name] = _from_features(recipe, train, rows)
+        fit = _from_option_features if "options" in rows[0] else _from_features
+        found[recipe.features_name] = fit(recipe, train, rows)
     return found
 
 
+def _width(example: Example) -> int:
+    return len(example["options"])
+
+
 def _plain(recipe: Recipe, row: Example, said: list[float], swapped: list[float]) -> Prediction:
+    if "options" in row:  # a row may have fewer options than others
+        said = [share / sum(said[: _width(row)]) for share in said[: _width(row)]]
     prediction = Prediction(
         id=row["id"],
         label=row["label"],
@@ -37,13 +45,33 @@ def _plain(recipe: Recipe, row: Example, said: list[float], swapped: list[float]
     return prediction
 
 
-def _from_features(recipe: Recipe, train: list[Example], rows: list[Example]) -> list[Prediction]:
+def _classifier() -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+
+
+def _from_option_features(recipe: Recipe, train: list[Example], rows: list[Example]) -> list[Prediction]:
+    """Each option by itself: is it the right one? Its odds among the row's are its probability."""
     assert recipe.features is not None
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model = _classifier()
+    model.fit(
+        [values for row in train for values in recipe.features(row)],
+        [place == row["label"] for row in train for place in range(_width(row))],
+    )
+    found = []
+    for row in rows:
+        odds = np.exp(model.decision_function(recipe.features(row)))
+        said = (odds / odds.sum()).tolist()
+        found.append(_plain(recipe, row, said, said))
+    return found
+
+
+def _from_features(recipe: Recipe, train: list[Example], rows: list[Example]) -> list[Prediction]:
+    assert recipe.features is not None
+    model = _classifier()
     model.fit([recipe.features(row) for row in train], [row["label"] for row in train])
     classes = list(model.classes_)
 
@@ -75,8 +103,9 @@ def summarize(
         name: as_values(metrics.intervals(rows, recipe.score)) for name, rows in beside.items()
     }
     if all("label" in row for row in predictions):
-        found["labels"] = list(recipe.labels)
-        found["confusion"] = metrics.confusion(predictions, len(recipe.labels))
+        classes = max(len(row["probabilities"]) for row in predictions)
+        found["labels"] = list(recipe.labels[:classes])
+        found["confusion"] = metrics.confusion(predictions, classes)
         found["num_false"] = metrics.num_false(predictions)
     return found
 

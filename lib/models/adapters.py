@@ -86,6 +86,11 @@ def is_adapted(backbone: Any) -> bool:
     return hasattr(backbone, "peft_config")
 
 
+def plain(backbone: Any) -> Any:
+    """The model of transformers, an adapter's layers in it or not."""
+    return backbone.get_base_model() if is_adapted(backbone) else backbone
+
+
 def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # gpt2's linear layer
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import torch
@@ -47,6 +47,13 @@ COUNT_FROM_PAD = (
 # Parts of a configuration that say nothing of what a model computes.
 NOT_THE_MODEL = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+# What is taken of a model: its token vectors, or its words too.
+Kind = Literal["encoder", "causal", "seq2seq"]
+AUTO_CLASSES = {
+    "encoder": "AutoModel",
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+}
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,9 @@ def _where(source: str, commit: str | None) -> dict[str, Any]:
     return words
 
 
-def load(described: Described, model: ModelConfig, seed: int, quantization: Any = None) -> nn.Module:
+def load(
+    described: Described, model: ModelConfig, kind: Kind, seed: int, quantization: Any = None
+) -> nn.Module:
     """The backbone with float32 weights (or as `quantization` says), in training mode."""
     import transformers
 
@@ -136,9 +145,9 @@ def load(described: Described, model: ModelConfig, seed: int, quantization: Any 
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(seed)
     if model.init == "random" or not described.source:
-        return random(described)
+        return random(described, kind)
     try:
-        backbone, info = transformers.AutoModel.from_pretrained(
+        backbone, info = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(
             described.source,
             config=described.config,
             dtype=torch.float32,
@@ -164,12 +173,12 @@ def load(described: Described, model: ModelConfig, seed: int, quantization: Any 
     return backbone
 
 
-def random(described: Described) -> nn.Module:
+def random(described: Described, kind: Kind) -> nn.Module:
     """The backbone with new float32 weights, on torch's default device."""
     import transformers
 
     try:
-        return transformers.AutoModel.from_config(described.config, dtype=torch.float32)
+        return getattr(transformers, AUTO_CLASSES[kind]).from_config(described.config, dtype=torch.float32)
     except ValueError as error:  # sizes that do not go together
         raise ValueError(f"--model {described.name}: {hub.first_line(error)}") from error
 
@@ -200,6 +209,13 @@ def is_causal(config: Any) -> bool:
         kind in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
         and kind not in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     )
+
+
+def pooling(config: Any, asked: str) -> str:
+    """How token vectors become one: as asked for; auto is last for decoders, mean for encoders."""
+    if asked != "auto":
+        return asked
+    return "last" if is_causal(config) else "mean"
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:

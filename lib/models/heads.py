@@ -27,7 +27,51 @@ def pool(states: Tensor, mask: Tensor | None, how: str) -> Tensor:
     return (states * weights).sum(1) / weights.sum(1)
 
 
-class Classifier(nn.Module):
+class Encoder(nn.Module):
+    """A backbone whose token vectors become one vector a sequence. Heads are built on it."""
+
+    def __init__(self, backbone: Any, pooling: str, frozen: list[nn.Module]) -> None:
+        super().__init__()
+        self.backbone, self.pooling = backbone, pooling
+        self.frozen = tuple(frozen)  # a tuple: not registered a second time
+
+    @property
+    def hidden_size(self) -> int:
+        config = self.backbone.config
+        return config.hidden_size if hasattr(config, "hidden_size") else config.dim
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Frozen parts stay in evaluation mode: dropout there would be noise that nothing can learn from."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def encode(self, grouped: Grouped) -> Tensor:
+        """(sequences, hidden) one vector a sequence, in float32"""
+        # One look-up for all groups: each look-up's backward pass makes a gradient as large as the vocabulary
+        # (47 MB for MiniLM), which for short texts took a sixth of a step.
+        embedded = self.backbone.get_input_embeddings()(
+            torch.cat([group.ids.flatten() for group in grouped.groups])
+        )
+        pieces = embedded.split([group.ids.numel() for group in grouped.groups])
+        parts = [self._encode(group, piece) for group, piece in zip(grouped.groups, pieces, strict=True)]
+        return torch.cat(parts)[grouped.order]
+
+    def _encode(self, group: TokenGroup, embedded: Tensor) -> Tensor:
+        inputs = embedded.view(*group.ids.shape, -1)  # (sequences, length, embedding size)
+        states = self.backbone(inputs_embeds=inputs, attention_mask=group.mask).last_hidden_state
+        return pool(states.float(), group.mask, self.pooling)  # (sequences, hidden)
+
+
+def new_head(num_inputs: int, hidden: int, num_outputs: int, seed: int) -> nn.Sequential:
+    """A hidden layer and the outputs, with weights drawn from `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(num_inputs, hidden), nn.GELU(), nn.Linear(hidden, num_outputs))
+
+
+class Classifier(Encoder):
     """The vectors of a row's texts side by side, a hidden layer, the classes."""
 
     def __init__(
@@ -40,41 +84,14 @@ class Classifier(nn.Module):
         frozen: list[nn.Module],
         seed: int,
     ) -> None:
-        super().__init__()
-        self.backbone, self.num_texts, self.pooling = backbone, num_texts, pooling
-        self.both_orders = both_orders
-        self.frozen = tuple(frozen)  # a tuple: not registered a second time
-        hidden = (
-            backbone.config.hidden_size if hasattr(backbone.config, "hidden_size") else backbone.config.dim
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.head = nn.Sequential(
-                nn.Linear(num_texts * hidden, hidden), nn.GELU(), nn.Linear(hidden, num_outputs)
-            )
-
-    def train(self, mode: bool = True) -> "Classifier":
-        """Frozen parts stay in evaluation mode: dropout there would be noise that nothing can learn from."""
-        super().train(mode)
-        for module in self.frozen:
-            module.eval()
-        return self
+        super().__init__(backbone, pooling, frozen)
+        self.num_texts, self.both_orders = num_texts, both_orders
+        self.head = new_head(num_texts * self.hidden_size, self.hidden_size, num_outputs, seed)
 
     def vectors(self, grouped: Grouped) -> Tensor:
         """(rows, texts, hidden) one vector a text, in float32"""
-        # One look-up for all groups: each look-up's backward pass makes a gradient as large as the vocabulary
-        # (47 MB for MiniLM), which for short texts took a sixth of a step.
-        embedded = self.backbone.get_input_embeddings()(
-            torch.cat([group.ids.flatten() for group in grouped.groups])
-        )
-        pieces = embedded.split([group.ids.numel() for group in grouped.groups])
-        parts = [self._encode(group, piece) for group, piece in zip(grouped.groups, pieces, strict=True)]
-        return torch.cat(parts)[grouped.order].view(-1, self.num_texts, parts[0].shape[-1])
-
-    def _encode(self, group: TokenGroup, embedded: Tensor) -> Tensor:
-        inputs = embedded.view(*group.ids.shape, -1)  # (sequences, length, embedding size)
-        states = self.backbone(inputs_embeds=inputs, attention_mask=group.mask).last_hidden_state
-        return pool(states.float(), group.mask, self.pooling)  # (sequences, hidden)
+        vectors = self.encode(grouped)
+        return vectors.view(-1, self.num_texts, vectors.shape[-1])
 
     def logits(self, vectors: Tensor) -> Tensor:
         """(rows, texts, hidden) -> (rows, classes) in float32. With two classes there is one output, the
@@ -89,9 +106,9 @@ class Classifier(nn.Module):
         return torch.stack([self.logits(each) for each in orders], dim=1)
 
 
-def save(model: Classifier, state: dict[str, Tensor], folder: Path) -> None:
+def save(model: Any, state: dict[str, Tensor], folder: Path) -> None:
     """Write `state`, a copy of all of model.state_dict() or of what of it trains: the backbone as Hugging
-    Face keeps it, or its adapter as peft does, and the head beside it."""
+    Face keeps it, or its adapter as peft does, and the head, if there is one, beside it."""
     prefix, base = "backbone.", model.backbone
     backbone = {
         name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
@@ -102,15 +119,18 @@ def save(model: Classifier, state: dict[str, Tensor], folder: Path) -> None:
     elif backbone:  # empty: all of it is frozen and can be had again
         base.config.architectures = [type(base).__name__]
         base.config.save_pretrained(folder / "backbone")
-        write_tensors(folder / "backbone" / "model.safetensors", backbone)
-    write_tensors(folder / "head.safetensors", head)
+        # weights that are tied have two names in a state and are written once
+        once = {name for name, _ in (*base.named_parameters(), *base.named_buffers())}
+        write_tensors(
+            folder / "backbone" / "model.safetensors",
+            {name: tensor for name, tensor in backbone.items() if name in once},
+        )
+    if head:
+        write_tensors(folder / "head.safetensors", head)
 
 
-def load_head(model: Classifier, folder: Path) -> None:
-    """Read the head that `save` wrote."""
-    model.head.load_state_dict(
-        {
-            key.removeprefix("head."): value
-            for key, value in safetensors.torch.load_file(folder / "head.safetensors").items()
-        }
-    )
+def load_head(model: Any, folder: Path) -> None:
+    """Read the head that `save` wrote, if the model has one."""
+    if hasattr(model, "head"):
+        found = safetensors.torch.load_file(folder / "head.safetensors")
+        model.head.load_state_dict({key.removeprefix("head."): value for key, value in found.items()})

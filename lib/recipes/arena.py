@@ -213,7 +213,7 @@ def features(example: Example) -> list[float]:
 RECIPE = Recipe(
     task="classify",
     config=CONFIG,
-    columns=COLUMNS,
+    columns=(COLUMNS,),
     labels=LABELS,
     sample=sample_rows,
     to_example=to_example,

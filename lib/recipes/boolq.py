@@ -149,7 +149,7 @@ def score(predictions: Sequence[Prediction]) -> Scores:
 RECIPE = Recipe(
     task="classify",
     config=CONFIG,
-    columns=COLUMNS,
+    columns=(COLUMNS,),
     labels=LABELS,
     family="decoder",
     sample=sample_rows,

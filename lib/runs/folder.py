@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lib.config import Config, from_dict, to_dict
-from lib.files import read_json, write_json, write_lines
+from lib.files import read_json, write_csv, write_json, write_lines
 
 FORMAT = "%Y%m%d_%H%M%S"
 
@@ -45,6 +45,10 @@ class RunFolder:
     def write_predictions(self, split: str, predictions: list[Any]) -> None:
         self.predictions(split).parent.mkdir(exist_ok=True)
         write_lines(self.predictions(split), predictions)
+
+    def write_submission(self, split: str, rows: list[dict[str, Any]]) -> None:
+        """A competition's file of predictions, beside them."""
+        write_csv(self.predictions(split).with_suffix(".submission.csv"), rows)
 
     def config(self) -> Config:
         """Raises ValueError when this is no run folder."""

@@ -6,7 +6,7 @@ swapped.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from lib.config import Config
 from lib.data import text
 from lib.data.collate import Grouped, group
 from lib.data.rows import EncodedRow, Rows
-from lib.models import adapters, backbone, heads
-from lib.models.freezing import freeze
+from lib.models import backbone, heads
 from lib.recipe import Example, Prediction, Recipe
+from lib.tasks.common import ModelTask, describe
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,12 @@ class ClassifyBatch:
         return ClassifyBatch(self.inputs.to(device), self.labels.to(device, non_blocking=True))
 
 
-class Classify:
-    """The verbs of lib.tasks.Task."""
+class Classify(ModelTask):
+    """The verbs of lib.task.Task."""
 
     def __init__(self, recipe: Recipe, config: Config, described: backbone.Described) -> None:
-        self.recipe, self.config, self.described = recipe, config, described
-        self.tokenizer, self.model_type = described.tokenizer, described.config.model_type
-        self.specials = text.specials_of(self.tokenizer)
-        self.counts = {"contexts cut": 0, "texts cut": 0}
-        self.base_stays = bool(config.adapter.lora_rank) or config.adapter.quantize != "none"
-        """The backbone's own weights never change, and a checkpoint keeps only what trains."""
+        super().__init__(recipe, config, described, "encoder")
+        self.counts |= {"contexts cut": 0, "texts cut": 0}
         self.num_texts = len(recipe.to_example(recipe.sample(1, 0)[0])["texts"])
 
     def check(self) -> None:
@@ -60,26 +56,7 @@ class Classify:
             raise ValueError(
                 f"--model {self.described.name} is an encoder-decoder; classify needs an encoder or a decoder"
             )
-        length, limit = self.config.data.max_length, self.described.max_positions
-        if limit is not None and length > limit:
-            raise ValueError(
-                f"--max-length {length} is more than {self.described.name} takes; use at most {limit}"
-            )
-        if length < text.smallest_length(self.specials):
-            raise ValueError(
-                f"--max-length {length} is too short; use at least {text.smallest_length(self.specials)}"
-            )
-
-    def fingerprints(self) -> dict[str, str]:
-        return {"tokenizer": text.fingerprint(self.tokenizer), "model": self.described.fingerprint()}
-
-    def checkpoint_bytes(self) -> int:
-        with torch.device("meta"):
-            model = self._assemble(backbone.random(self.described))
-        sizes = {name: value.numel() * value.element_size() for name, value in model.named_parameters()}
-        trains = sum(sizes[name] for name, value in model.named_parameters() if value.requires_grad)
-        # weights, and Adam's two moments of what trains
-        return (trains if self.base_stays else sum(sizes.values())) + 2 * trains
+        super().check()
 
     def encode(self, examples: list[Example], between: Callable[[], None] = lambda: None) -> list[EncodedRow]:
         use_context = self.config.data.prompt
@@ -99,54 +76,17 @@ class Classify:
         self.counts["texts cut"] += sum(piece.text_cut > 0 for piece in fitted)
         return EncodedRow(example["id"], [piece.ids for piece in fitted], example["label"])
 
-    def build(self, folder: Path | None = None) -> heads.Classifier:
-        model, described = self.config.model, self.described
-        if folder is not None and not self.base_stays:
-            model, described = (
-                replace(model, init="pretrained"),
-                replace(described, source=str(folder / "backbone")),
-            )
-        quantization = adapters.quantization(self.config.adapter, self.config.optim.precision)
-        base = backbone.load(described, model, self.config.optim.seed, quantization)
-        adapters.keep_as_loaded(base)
-        classifier = self._assemble(base)
-        if folder is not None:
-            heads.load_head(classifier, folder)
-            if self.config.adapter.lora_rank:
-                adapters.load(classifier.backbone, folder / "adapter")
-        return classifier
-
-    def _assemble(self, base: Any) -> heads.Classifier:
-        """Adapter, frozen parts and head on a backbone."""
+    def assemble(self, base: Any, frozen: list[nn.Module]) -> heads.Classifier:
         config, num_labels = self.config, len(self.recipe.labels)
-        frozen: list[nn.Module] = []
-        if config.adapter.lora_rank:
-            base = adapters.add(base, config.adapter, config.optim.seed)
-        else:
-            frozen = freeze(base, config.model.freeze)
-        pooling = config.model.pooling
-        if pooling == "auto":
-            pooling = "last" if backbone.is_causal(self.described.config) else "mean"
         return heads.Classifier(
             base,
             num_texts=self.num_texts,
             num_outputs=1 if num_labels == 2 else num_labels,
-            pooling=pooling,
+            pooling=backbone.pooling(self.described.config, config.model.pooling),
             both_orders=config.data.swap and self.recipe.swapped_labels is not None,
             frozen=frozen,
             seed=config.optim.seed,
         )
-
-    def state(self, model: heads.Classifier) -> dict[str, Tensor]:
-        state = model.state_dict()
-        if not self.base_stays:
-            return state
-        return {name: state[name] for name, value in model.named_parameters() if value.requires_grad}
-
-    def save(self, model: heads.Classifier, state: dict[str, Tensor], folder: Path) -> None:
-        heads.save(model, state, folder)
-        if not self.base_stays:
-            self.tokenizer.save_pretrained(folder / "backbone")
 
     def collate(self, rows: Rows, indices: tuple[int, ...]) -> ClassifyBatch:
         sequences = [sequence for row in indices for sequence in rows.sequences_of(row)]
@@ -187,7 +127,4 @@ def _probabilities(logits: Tensor) -> list[list[float]]:
 
 def make(recipe: Recipe, config: Config, folder: Path | None) -> Classify:
     """The task with the model's configuration and tokenizer, before any weight is loaded."""
-    model = config.model
-    if folder is not None and (folder / "backbone").is_dir():
-        model = replace(model, model=str(folder / "backbone"))
-    return Classify(recipe, config, replace(backbone.describe(model, recipe.family), name=config.model.model))
+    return Classify(recipe, config, describe(recipe, config, folder))

@@ -1,0 +1,123 @@
+"""A prefix and its continuations in one sequence: what they share is computed once.
+
+Each continuation sees the prefix and itself, and its positions go on where the prefix ended; so for causal
+models every token has the same state as in a sequence of its own (Krell et al. 2021, section 3.2.4, for the
+mask; Wang & Hegde 2024, https://arxiv.org/abs/2410.20305, for the shared prefix).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.data.collate import matrix, split_by_length
+
+PADDING = -1  # the part that padding belongs to
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Rows of like length, each its prefix and then its continuations."""
+
+    ids: Tensor  # (rows, length) int64
+    positions: Tensor  # (rows, length) int64
+    parts: Tensor  # (rows, length) int64: 0 prefix, 1 .. continuations, PADDING
+
+    def to(self, device: torch.device) -> "Tree":
+        return Tree(*(each.to(device, non_blocking=True) for each in (self.ids, self.positions, self.parts)))
+
+    def mask(self) -> Tensor:
+        """(rows, 1, length, length) True where a token (row) may look at a token (column)"""
+        key, query = self.parts[:, None, None, :], self.parts[:, None, :, None]
+        length = self.parts.shape[1]
+        before = torch.ones(length, length, dtype=torch.bool, device=self.parts.device).tril()
+        # padding sees padding before it: a row of the mask without any True would make NaN
+        return before & ((key == 0) & (query != PADDING) | (key == query))
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """The tokens of all continuations, row after row: what they are and whose."""
+
+    targets: Tensor  # (tokens,) int64 ids
+    option_of: Tensor  # (tokens,) int64 which continuation of the micro-batch a token belongs to
+    place_of: Tensor  # (tokens,) int64 which token of it
+    widths: Tensor  # (rows,) int64 continuations of each row
+
+    @staticmethod
+    def of(rows: list[list[np.ndarray]]) -> "Continuations":
+        """Of rows that are each a prefix and its continuations."""
+        options = [option for row in rows for option in row[1:]]
+        sizes = [len(option) for option in options]
+        arrays = (
+            np.concatenate(options).astype(np.int64),
+            np.repeat(np.arange(len(options)), sizes),
+            np.concatenate([np.arange(size) for size in sizes]),
+            np.array([len(row) - 1 for row in rows]),
+        )
+        return Continuations(*map(torch.from_numpy, arrays))
+
+    def to(self, device: torch.device) -> "Continuations":
+        tensors = (self.targets, self.option_of, self.place_of, self.widths)
+        return Continuations(*(each.to(device, non_blocking=True) for each in tensors))
+
+
+@dataclass(frozen=True)
+class Trees:
+    """All rows of a micro-batch, and where each continuation token's probability is to be read."""
+
+    groups: list[Tree]
+    predictors: Tensor  # (tokens,) places of the tokens before, in the groups' flattened and joined states
+    options: Continuations
+    real_tokens: int
+    computed_tokens: int
+
+    @property
+    def widths(self) -> Tensor:
+        return self.options.widths
+
+    def to(self, device: torch.device) -> "Trees":
+        return replace(
+            self,
+            groups=[group.to(device) for group in self.groups],
+            predictors=self.predictors.to(device, non_blocking=True),
+            options=self.options.to(device),
+        )
+
+
+def plant(rows: list[list[np.ndarray]], pad: int) -> Trees:
+    """Rows, each the ids of a prefix and of its continuations (none of them empty), into few tensors."""
+    lengths = np.array([sum(map(len, row)) for row in rows])
+    groups: list[Tree] = []
+    offsets = np.zeros(len(rows), dtype=np.int64)  # where a row begins in the joined states
+    computed = 0
+    for indices in split_by_length(lengths):
+        members = [rows[index] for index in indices]
+        ids = matrix([np.concatenate(row) for row in members], pad)
+        positions = matrix([_positions(row) for row in members], 0)
+        parts = matrix([_parts(row) for row in members], PADDING)
+        offsets[indices] = computed + np.arange(len(indices)) * ids.shape[1]
+        groups.append(Tree(*map(torch.from_numpy, (ids, positions, parts))))
+        computed += ids.size
+    predictors = np.concatenate(
+        [offset + _predictors(row) for offset, row in zip(offsets, rows, strict=True)]
+    )
+    return Trees(groups, torch.from_numpy(predictors), Continuations.of(rows), int(lengths.sum()), computed)
+
+
+def _parts(row: list[np.ndarray]) -> np.ndarray:
+    return np.repeat(np.arange(len(row)), [len(part) for part in row])
+
+
+def _positions(row: list[np.ndarray]) -> np.ndarray:
+    begin = len(row[0])
+    return np.concatenate([np.arange(begin), *(np.arange(begin, begin + len(part)) for part in row[1:])])
+
+
+def _predictors(row: list[np.ndarray]) -> np.ndarray:
+    """For each continuation token, in order, the place in the row of the token that it follows."""
+    ends = np.cumsum([len(part) for part in row])
+    last = ends[0] - 1  # of the prefix: every continuation's first token follows it
+    bounds = zip(ends[:-1], ends[1:], strict=True)
+    return np.concatenate([[last, *range(begin, end - 1)] for begin, end in bounds])
