@@ -1,7 +1,7 @@
-"""Run by test_ranks.py under 1, 2 and 3 processes: python tests/rank_checks.py MODEL OUT [BAD_STEP ...]
+"""Run by test_ranks.py under 1, 2 and 3 processes: python tests/rank_checks.py MODELS OUT [BAD_STEP ...]
 
-Writes the gradient of one step and what evaluation said to OUT; with BAD_STEPs, trains and lets the last rank
-meet a NaN in each of them.
+For each task and kind of model writes the gradient of one step and what evaluation said to OUT; with
+BAD_STEPs, trains arena and lets the last rank meet a NaN in each. MODELS holds a folder for each kind.
 """
 
 import dataclasses
@@ -35,15 +35,21 @@ ODD_ROWS = 29  # odd for 2 and 3 ranks
 BATCH = 13  # one step; micro-batches do not divide evenly either
 
 
-def configuration(model: str, runs_dir: str) -> Config:
+# every task with every kind of model that it takes: (recipe, folder of the model)
+CASES = (("arena", "encoder"), ("boolq", "decoder"), ("science_exam", "encoder"))
+CASES += (("science_exam", "decoder"), ("science_exam", "seq2seq"))
+
+
+def configuration(name: str, model: str, runs_dir: str) -> Config:
     flags = [*SHORT, "--model", model, "--init", "random", "--runs-dir", runs_dir, "--resume", "never"]
-    return parse(recipe.load("arena").config, [*flags, "--dropout", "0"], "test")
+    flags += ["--dropout", "0", "--lora-rank", "0", "--quantize", "none", "--max-length", "112"]
+    return parse(recipe.load(name).config, flags, "test")
 
 
-def encoded(config: Config) -> tuple[Task, Rows]:
-    arena = recipe.load("arena")
-    task = make_task(arena, config)
-    examples = splits.complete(splits.make(sources.load(config.data, arena), arena), config.data)
+def encoded(name: str, config: Config) -> tuple[Task, Rows]:
+    loaded = recipe.load(name)
+    task = make_task(loaded, config)
+    examples = splits.complete(splits.make(sources.load(config.data, loaded), loaded), config.data)
     return task, encoded_rows.pack(task.encode(examples.splits["train"][:ODD_ROWS], lambda: None))
 
 
@@ -78,12 +84,10 @@ def nan_on_one_rank(config: Config, steps: list[int]) -> int:
     return exits.run(lambda: run.train(config), quiet=not dist.env_is_main())
 
 
-def main(model: str, out: Path, bad_steps: list[int]) -> int:
-    config = configuration(model, str(out / "runs"))
-    if bad_steps:
-        return nan_on_one_rank(config, bad_steps)
-    world = dist.setup(1)
-    task, rows = encoded(config)
+def check(name: str, model: str, out: Path, world: World) -> None:
+    """Write the gradient of one step, whole and in pieces, and what evaluation says."""
+    config = configuration(name, model, str(out / "runs"))
+    task, rows = encoded(name, config)
     for pieces in (1, 4):
         found = gradient(config, task, rows, world, pieces)
         if world.is_main:
@@ -91,6 +95,16 @@ def main(model: str, out: Path, bad_steps: list[int]) -> int:
     said = evaluate.predict(task.build(None), task, rows, 600, world, "fp32")
     if world.is_main:
         (out / "said.json").write_text(json.dumps(said))
+
+
+def main(models: str, out: Path, bad_steps: list[int]) -> int:
+    if bad_steps:
+        return nan_on_one_rank(configuration("arena", f"{models}/encoder", str(out / "runs")), bad_steps)
+    world = dist.setup(1)
+    for name, kind in CASES:
+        folder = out / f"{name}-{kind}"
+        folder.mkdir(exist_ok=True)
+        check(name, f"{models}/{kind}", folder, world)
     dist.leave()
     return 0
 

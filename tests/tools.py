@@ -33,22 +33,26 @@ SHORT += [
 
 
 @cache
-def wide_model(folder: Path) -> str:
-    """A BERT of hidden size 384 with random weights: toys of 64 hide what threads and bucket orders do to
+def wide_model(folder: Path, kind: str = "encoder") -> str:
+    """A model of hidden size 384 with random weights: toys of 64 hide what threads and bucket orders do to
     sums."""
     import transformers
 
     from lib.models import tiny
 
     tokenizer = tiny.tokenizer()
-    config = transformers.BertConfig(
-        hidden_size=384,
-        num_hidden_layers=2,
-        num_attention_heads=12,
-        intermediate_size=1536,
-        max_position_embeddings=128,
-        vocab_size=len(tokenizer),
-    )
+    common: Any = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    stack = {"hidden_size": 384, "num_hidden_layers": 2, "num_attention_heads": 12}
+    stack |= {"intermediate_size": 1536, "max_position_embeddings": 128}
+    # the usual 0.02 makes all options of a row look alike, and a gradient that cancels to nothing
+    common["initializer_range"] = 0.1
+    if kind == "encoder":
+        config: Any = transformers.BertConfig(**common, **stack)
+    elif kind == "decoder":
+        config = transformers.LlamaConfig(**common, **stack, num_key_value_heads=6)
+    else:
+        sizes = {"d_model": 384, "d_ff": 1536, "d_kv": 32, "num_layers": 2, "num_heads": 12}
+        config = transformers.T5Config(**common, **sizes, decoder_start_token_id=0)
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

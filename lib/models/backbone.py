@@ -29,6 +29,7 @@ DROPOUTS = (
     "mlp_dropout",
     "hidden_dropout",
     "resid_pdrop",
+    "dropout_rate",
 )
 # Families after roberta: the first token has the position pad + 1, so the table is that much longer.
 COUNT_FROM_PAD = (
