@@ -1,7 +1,8 @@
-"""Measure speed against what others do: scripts/bench.py arena --data FILE [--rows N] [--rounds N] [--slow]
+"""Measure speed against what others do: scripts/bench.py RECIPE --data FILE [--rows N] [--rounds N] [--slow]
 
 python scripts/bench.py arena --data sample --rows 128 --rounds 1     # a quick look
 python scripts/bench.py arena --data train.csv --slow                 # everything, half an hour on two cores
+python scripts/bench.py science_exam --data with_context.jsonl --tokenizer FOLDER
 """
 
 import sys
@@ -16,12 +17,13 @@ from lib import exits
 
 
 def bench(
-    recipe: Annotated[Literal["arena"], tyro.conf.Positional],
+    recipe: Annotated[Literal["arena", "science_exam"], tyro.conf.Positional],
     data: str = "sample",
     rows: int = 256,
     rounds: int = 3,
     threads: int = 2,
     slow: bool = False,
+    tokenizer: str | None = None,
 ) -> int:
     """Measure speed, memory and loss against what others do.
 
@@ -32,10 +34,16 @@ def bench(
         rounds: How often the arms take turns; each round has a seed of its own.
         threads: CPU threads of an arm.
         slow: Also the arms that take a minute a step (the Trainer's default, the notes' plain loop).
+        tokenizer: The small decoder's tokenizer (science_exam): a folder or hub id.
     """
-    from lib.bench import arena
+    from lib.bench import arena, science_exam
 
-    arena.main(data, rows, rounds, threads, slow)
+    if recipe == "arena":
+        arena.main(data, rows, rounds, threads, slow)
+    elif tokenizer is None:
+        raise ValueError("science_exam needs --tokenizer, a folder or hub id (of 32,000 words, as Llama 2's)")
+    else:
+        science_exam.main(data, tokenizer, rows, rounds, threads, slow)
     return exits.DONE
 
 

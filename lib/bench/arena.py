@@ -1,8 +1,4 @@
-"""What `scripts/bench.py arena` measures and prints: every figure with its command, load and threads.
-
-Arms run in turn (A B C A B C ...), each in a process of its own, so that a drifting machine hits all of them;
-ratios are taken within a round and their median is printed.
-"""
+"""What `scripts/bench.py arena` measures and prints: every figure with its command, load and threads."""
 
 import json
 import os
@@ -14,95 +10,50 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from lib.bench.rounds import BEST, ROOT, Order, arm, compare, heading
 
-ROOT = Path(__file__).resolve().parents[2]
-BEST = {"arm": "trainer", "best": True, "accumulate": 1, "loss_kwargs": False, "warm_up": 2}
-ROUND: dict[str, dict[str, Any]] = {
+ARMS: dict[str, Order] = {
     "ours": {"arm": "ours"},
     "Trainer at its best (sdpa)": BEST | {"attention": "sdpa"},
     "Trainer at its best (eager)": BEST | {"attention": "eager"},
 }
 # one or two steps each, which take a minute: their rows/s hardly vary
-SLOW: dict[str, dict[str, Any]] = {
+SLOW: dict[str, Order] = {
     "Trainer at its default": BEST | {"best": False, "warm_up": 0, "rows": 32},
     "plain loop of the notes": {"arm": "plain loop", "warm_up": 0, "rows": 32},
-    # as the checkpoint comes; half a batch, because a whole one takes 22 GiB
-    "the same, attention dropout 0.1": {
-        "arm": "plain loop",
-        "warm_up": 0,
-        "rows": 16,
-        "attention_dropout": 0.1,
-    },
 }
 
 
-def arm(order: dict[str, Any], ranks: int = 1) -> dict[str, Any]:
-    """Run one arm in processes of its own; rank 0's answer."""
-    words = [str(ROOT / "lib" / "bench" / "arms.py"), json.dumps(order)]
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *launcher, *words], capture_output=True, text=True, env=environment
-    )
-    if done.returncode:
-        raise RuntimeError(f"{order['arm']} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def common(data: str, rows: int, threads: int, *flags: str) -> Order:
+    """What an order of this recipe says; one order of a pair, as the others train."""
+    words = ["--data", data, "--batch", "32", "--no-swap", *flags]
+    return {"recipe": "arena", "flags": words, "rows": rows, "validation_rows": 100, "threads": threads}
 
 
 def main(data: str, rows: int, rounds: int, threads: int, slow: bool) -> None:
     """Print the whole table."""
-    print(
-        f"torch {torch.__version__}, {threads} threads, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    )
-    common = {
-        "data": data,
-        "max_length": 512,
-        "batch": 32,
-        "rows": rows,
-        "validation_rows": 100,
-        "threads": threads,
-    }
-    speed(common, rounds, slow)
-    gradient_norms(common)
+    heading(threads)
+    order = common(data, rows, threads)
+    slow_arms = SLOW if slow else {}
+    if slow:  # as the checkpoint comes; half a batch, because a whole one takes 22 GiB
+        dropout = common(data, 16, threads, "--attention-dropout", "0.1")
+        slow_arms = SLOW | {"the same, attention dropout 0.1": dropout | {"arm": "plain loop", "warm_up": 0}}
+    compare(order, ARMS, rounds, slow_arms)
+    said = arm(order | {"arm": "padding", "rows": None, "seed": 0})
+    print(f"real / computed tokens: {said['real_share']:.3f} over an epoch of {said['rows']} rows")
+    gradient_norms(data, threads)
     with tempfile.TemporaryDirectory() as folder:
         inside_a_run(data, rows, rounds, folder)
     start_up()
 
 
-def speed(common: dict[str, Any], rounds: int, slow: bool) -> None:
-    """Rows a second, peak memory and validation loss of each arm."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ROUND}
-    for seed in range(rounds):
-        for name, order in ROUND.items():
-            found[name].append(arm(common | order | {"seed": seed}))
-            print(f"  round {seed} {name}: {found[name][-1]}", flush=True)
-    for name, order in SLOW.items() if slow else ():
-        found[name] = [arm(common | {"seed": 0} | order)]
-        print(f"  {name}: {found[name][-1]}", flush=True)
-    print(
-        f"\n{'':34}{'rows/s':>9}{'ours is':>10}{'peak GiB':>10}   "
-        f"validation loss after {common['rows']} rows, by seed"
-    )
-    for name, runs in found.items():
-        ratios = [
-            one["rows_per_s"] / other["rows_per_s"] for one, other in zip(found["ours"], runs, strict=False)
-        ]
-        losses = "  ".join(f"{run['loss']:.4f}" for run in runs if "loss" in run)
-        rate, peak = (statistics.median(run[key] for run in runs) for key in ("rows_per_s", "peak_gib"))
-        print(f"{name:34}{rate:9.2f}{statistics.median(ratios):9.2f}x{peak:10.2f}   {losses}")
-    said = arm(common | {"arm": "padding", "rows": None, "seed": 0})
-    print(f"real / computed tokens: {said['real_share']:.3f} over an epoch of {said['rows']} rows")
-
-
-def gradient_norms(common: dict[str, Any]) -> None:
+def gradient_norms(data: str, threads: int) -> None:
     """The same 32 rows, no dropout: the stock Trainer with 4 accumulation steps against the true gradient."""
-    order = common | {"rows": 32, "seed": 0, "no_dropout": True, "max_length": 128}
+    order = common(data, 32, threads, "--dropout", "0", "--max-length", "128") | {"seed": 0}
     true = arm(order | {"arm": "gradient"})["gradient_norm"]
+    rival = BEST | {"accumulate": 4, "best": False, "warm_up": 0, "gradient_only": True}
     for words, value in (("as it comes", None), ("with model_accepts_loss_kwargs=False", False)):
-        said = arm(order | BEST | {"accumulate": 4, "loss_kwargs": value, "best": False, "warm_up": 0})
+        said = arm(order | rival | {"loss_kwargs": value})
         print(
             f"Trainer's gradient, 4 accumulation steps, {words}: "
             f"{said['gradient_norm'] / true:.3f} times the true one"
@@ -151,16 +102,7 @@ def inside_a_run(data: str, rows: int, rounds: int, folder: str) -> None:
     print(
         f"two ranks x 1 thread against one rank x 2 threads: {statistics.median(ratios):.2f}, each {ratios}"
     )
-    common = {
-        "data": data,
-        "max_length": 512,
-        "batch": 32,
-        "rows": 8,
-        "validation_rows": 8,
-        "threads": 1,
-        "seed": 0,
-    }
-    seconds = arm(common | {"arm": "all-reduce"}, ranks=2)["seconds"]
+    seconds = arm(common(data, 8, 1) | {"arm": "all-reduce", "seed": 0}, ranks=2)["seconds"]
     step_s = statistics.mean(line["seconds"] for line in last if line["kind"] == "train")
     print(f"exchange of one gradient: {seconds:.3f} s, {seconds / step_s:.1%} of a step of {step_s:.2f} s")
     stalls = [line["stalled"] for line in last if line["kind"] == "checkpoint"]

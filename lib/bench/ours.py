@@ -1,0 +1,74 @@
+"""What this project does in a step, without files and reports: the loader, the engine and the task."""
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from lib.bench.clock import Clock
+from lib.bench.setting import Setting
+from lib.models.placement import place
+from lib.run import make_loader
+from lib.training import dist
+from lib.training.engine import Ddp
+from lib.training.loop import draw_of
+from lib.training.optim import learning_rate
+
+
+def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
+    """The loop's own parts: loader, engine, task."""
+    config, task = setting.config, setting.task
+    world = dist.setup(order["threads"])
+    model = place(setting.model(), world.device, "bf16")
+    engine, loader = Ddp(model, config, world, "bf16"), make_loader(config, setting.train)
+    clock = Clock()
+    for number in range(1, loader.num_steps + 1):
+        step = loader.step(number)
+        for piece in step.micro_batches:
+            batch = task.collate(setting.train, piece.rows)
+            loss = task.loss(engine.forward(batch, draw_of(config.optim.seed, number, piece.number)), batch)
+            engine.backward(loss, 1 / step.num_targets, last=True)
+        engine.step(learning_rate(number, loader.num_steps, config.optim))
+        clock.tick(step.num_rows)
+    return clock.result() | {"loss": setting.validation_loss(model)}
+
+
+def padding(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
+    """Real / computed tokens of a whole epoch: what is computed is a function of the rows alone."""
+    loader = make_loader(setting.config, setting.train)
+    batches = [
+        setting.task.collate(setting.train, piece.rows)
+        for number in range(1, loader.num_steps + 1)
+        for piece in loader.step(number).micro_batches
+    ]
+    real, computed = (sum(getattr(b, f"{what}_tokens") for b in batches) for what in ("real", "computed"))
+    return {"real_share": real / computed, "real_tokens": real, "rows": len(setting.train)}
+
+
+def gradient(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
+    """The norm of our gradient of the first step, rows as the Trainer draws them: all of them."""
+    config, task = setting.config, setting.task
+    model = setting.model()
+    model.train()
+    batch = task.collate(setting.train, tuple(range(len(setting.train))))
+    (task.loss(model(batch.inputs), batch) / config.optim.batch).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return {"gradient_norm": nn.utils.get_total_norm(gradients).item()}
+
+
+def all_reduce(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
+    """Seconds that the exchange of one whole gradient takes between two otherwise idle ranks."""
+    import torch.distributed as torch_dist
+
+    dist.setup(1)
+    size = sum(parameter.numel() for parameter in setting.model().parameters() if parameter.requires_grad)
+    flat = torch.zeros(size)
+    seconds = []
+    for _ in range(8):
+        dist.barrier()
+        began_s = time.perf_counter()
+        torch_dist.all_reduce(flat)
+        seconds.append(time.perf_counter() - began_s)
+    dist.leave()
+    return {"seconds": sorted(seconds)[4]}

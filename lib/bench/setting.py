@@ -1,0 +1,57 @@
+"""What all arms of a benchmark share: the configuration, the task, encoded rows, a fresh model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lib import recipe as recipes
+from lib.command_line import parse
+from lib.config import Config
+from lib.data import rows as encoded_rows
+from lib.data import sources, splits
+from lib.data.rows import Rows
+from lib.evaluation import evaluate, metrics
+from lib.task import Task
+from lib.tasks import make as make_task
+from lib.training import dist
+from lib.training.engine import freeze_unused
+
+
+@dataclass
+class Setting:
+    """The same for every arm of one order."""
+
+    config: Config
+    task: Task
+    train: Rows
+    validation: Rows
+    pad: int
+
+    def model(self) -> Any:
+        """The same fresh model for every arm with this seed; its unused pooler frozen."""
+        model: Any = self.task.build(None)
+        if not self.config.adapter.lora_rank:
+            freeze_unused(model, [p for name, p in model.named_parameters() if "pooler" not in name])
+        return model
+
+    def validation_loss(self, model: nn.Module) -> float:
+        """Log loss on the validation rows, computed the same way for every arm."""
+        world = dist.World(0, 1, torch.device("cpu"), "", torch.get_num_threads())
+        said = evaluate.predict(model, self.task, self.validation, 8192, world, "bf16")
+        return metrics.log_loss(said)
+
+
+def prepare(order: dict[str, Any]) -> Setting:
+    """`order` names the recipe, the command line's flags, and how many rows to take."""
+    recipe = recipes.load(order["recipe"])
+    flags = [*order["flags"], "--seed", str(order["seed"]), "--precision", "bf16", "--epochs", "1"]
+    config = parse(recipe.config, flags, "bench")
+    task = make_task(recipe, config)
+    found = splits.complete(splits.make(sources.load(config.data, recipe), recipe), config.data).splits
+    train, validation = found["train"][: order["rows"]], found["validation"][: order["validation_rows"]]
+    encoded = [encoded_rows.pack(task.encode(part, lambda: None)) for part in (train, validation)]
+    tokenizer = task.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return Setting(config, task, encoded[0], encoded[1], pad)
