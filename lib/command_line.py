@@ -45,10 +45,11 @@ def smoke(config: Config) -> Config:
     """The same experiment as a toy that ends in seconds: tiny model, few sample rows, short texts, six
     steps."""
     replace = dataclasses.replace
+    data = replace(config.data, data="sample", sample_rows=160, max_length=min(config.data.max_length, 96))
     return replace(
         config,
         smoke=True,
-        data=replace(config.data, data="sample", sample_rows=160, max_length=min(config.data.max_length, 96)),
+        data=replace(data, max_cut=1.0),  # a toy's tokens are bytes
         model=replace(config.model, model="tiny", init="random"),
         adapter=replace(config.adapter, quantize="none"),  # a toy made in memory has no weights to quantize
         optim=replace(config.optim, batch=16, max_steps=6, epochs=1, lr=1e-3, eval_every=3, precision="fp32"),
@@ -84,6 +85,8 @@ def _problems(config: Config) -> list[str]:
         "--seeds": tracking.seeds,
     }
     shares = {"--max-rejected": data.max_rejected, "--warmup": optim.warmup, "--dropout": model.dropout}
+    limits = {"--max-cut": data.max_cut, "--max-prior": data.max_prior}
+    limits |= {"--max-near-duplicates": data.max_near_duplicates}
     shares |= {"--attention-dropout": model.attention_dropout, "--lora-dropout": adapter.lora_dropout}
     found = [
         f"{flag} is {value}; it must be above 0 (and finite)"
@@ -94,6 +97,9 @@ def _problems(config: Config) -> list[str]:
         f"{flag} is {value}; it must be at least 0 and below 1"
         for flag, value in shares.items()
         if value is not None and not 0 <= value < 1
+    ]
+    found += [
+        f"{flag} is {value}; it must be from 0 to 1" for flag, value in limits.items() if not 0 <= value <= 1
     ]
     if not 0 <= optim.weight_decay < float("inf"):
         found.append(f"--weight-decay is {optim.weight_decay}; it must be 0 or more")

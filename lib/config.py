@@ -26,6 +26,13 @@ class DataConfig:
     """Use only the first rows of each split. None: all."""
     max_rejected: float = 0.01
     """Share of malformed rows (0 to 1) above which the run refuses to start."""
+    max_cut: float = 0.9
+    """Share of rows that lose words to --max-length above which the run refuses to start."""
+    max_prior: float = 0.95
+    """Share of training rows with one and the same label above which the run refuses to start."""
+    max_near_duplicates: float = 0.05
+    """Share of validation and test rows that say nearly the same as a row of another split above which the
+    run refuses to start."""
     max_length: int = 512
     """Most tokens of one sequence, special tokens included."""
     prompt: bool = True
@@ -151,6 +158,8 @@ class TrackingConfig:
     """Follow the run in Weights & Biases from a process of its own (it can never slow or stop training)."""
     seeds: int = 1
     """Train so many times, with --seed, --seed + 1 ..., and report mean and spread of the scores."""
+    lint_only: bool = False
+    """Read, encode and look through the rows, and stop before any weight loads."""
     stop_at: int | None = None
     """Stop after this step as a signal would: saved, and the same command without it goes on."""
 

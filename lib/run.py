@@ -19,11 +19,12 @@ from lib.data.rows import Rows
 from lib.evaluation import evaluate, scoring, summary
 from lib.evaluation.report import write_report
 from lib.exits import BAD_INPUT, CRASHED, DONE, code_of
-from lib.files import write_json
+from lib.files import read_json, write_json
 from lib.models import adapters, backbone
 from lib.models.freezing import frozen_names
 from lib.models.placement import place
 from lib.recipe import Prediction, Recipe
+from lib.runs import lint
 from lib.runs.folder import RunFolder
 from lib.runs.prepare import PROBES, Prepared, checkpoint_path, prepare, read_examples
 from lib.runs.resume import check_fingerprints
@@ -66,6 +67,8 @@ def _train(config: Config, world: World, stop: StopFlag) -> int:
     try:
         for line in (f"run folder {folder.path} (report.html in it when done)", str(world), *prepared.facts):
             tracker.say(line)
+        if config.tracking.lint_only:
+            return _stop_after_lint(folder, tracker)
         config = with_token_budget(config, prepared.token_budget)
         begin = checkpoint_path(prepared)
         parts = _assemble(config, recipe, folder, begin, world, prepared.precision, stop, tracker)
@@ -87,6 +90,17 @@ def _train(config: Config, world: World, stop: StopFlag) -> int:
     finally:
         tracker.close()
         folder.unlock()
+    return DONE
+
+
+def _stop_after_lint(folder: RunFolder, tracker: Tracker) -> int:
+    if tracker.world.is_main:
+        tracker.say("tokens of the training sequences:")
+        for line in lint.histogram(read_json(folder.lint)):
+            tracker.say(line)
+        shutil.rmtree(folder.encoded)
+        folder.write_status(phase="linted", exit_code=DONE)
+    tracker.say(f"nothing is beyond its threshold; all of it is in {folder.lint}")
     return DONE
 
 

@@ -48,6 +48,9 @@ class Task(Protocol):
     def encode(self, examples: list[Example], between: Callable[[], None]) -> list[EncodedRow]:
         """Words -> ids. `between` is called now and then and may raise to stop."""
 
+    def shown(self, row: EncodedRow) -> list[str]:
+        """The row's sequences as words, special tokens included; tokens that carry loss in [[ ]]."""
+
     def build(self, folder: Path | None) -> nn.Module:
         """The model: fresh, or with the weights of a checkpoint's folder."""
 

@@ -17,7 +17,7 @@ from lib import exits
 
 
 def bench(
-    recipe: Annotated[Literal["arena", "science_exam"], tyro.conf.Positional],
+    recipe: Annotated[Literal["arena", "boolq", "science_exam"], tyro.conf.Positional],
     data: str = "sample",
     rows: int = 256,
     rounds: int = 3,
@@ -34,14 +34,17 @@ def bench(
         rounds: How often the arms take turns; each round has a seed of its own.
         threads: CPU threads of an arm.
         slow: Also the arms that take a minute a step (the Trainer's default, the notes' plain loop).
-        tokenizer: The small decoder's tokenizer (science_exam): a folder or hub id.
+        tokenizer: The small decoder's tokenizer (boolq, science_exam): a folder or hub id.
     """
-    from lib.bench import arena, science_exam
+    from lib.bench import arena, boolq, science_exam
 
     if recipe == "arena":
         arena.main(data, rows, rounds, threads, slow)
-    elif tokenizer is None:
-        raise ValueError("science_exam needs --tokenizer, a folder or hub id (of 32,000 words, as Llama 2's)")
+        return exits.DONE
+    if tokenizer is None:
+        raise ValueError(f"{recipe} needs --tokenizer, a folder or hub id (of 32,000 words, as Llama 2's)")
+    if recipe == "boolq":
+        boolq.main(data, tokenizer, rows, rounds, threads)
     else:
         science_exam.main(data, tokenizer, rows, rounds, threads, slow)
     return exits.DONE

@@ -18,6 +18,7 @@ REAL_ARENA = SHARED / "lmsys" / "train.csv"
 
 # A short experiment in float32 on sample rows; 30 rows are odd for 2 and 3 ranks and for a batch of 8.
 SHORT = ["--data", "sample", "--sample-rows", "90", "--max-rows", "30", "--max-length", "80", "--batch", "8"]
+SHORT += ["--max-cut", "1"]  # tokens are bytes
 SHORT += [
     "--max-steps",
     "6",

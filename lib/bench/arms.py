@@ -23,7 +23,10 @@ ARMS = {
 
 def main(order: dict[str, Any]) -> None:
     torch.set_num_threads(order["threads"])
-    result = ARMS[order["arm"]](prepare(order), order)
+    if order["arm"] == "output layer":  # needs no rows
+        result = ours.output_layer(order)
+    else:
+        result = ARMS[order["arm"]](prepare(order), order)
     print(json.dumps(result | {"load": os.getloadavg()[0]}), flush=True)
 
 

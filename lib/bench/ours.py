@@ -8,11 +8,13 @@ from torch import nn
 
 from lib.bench.clock import Clock
 from lib.bench.setting import Setting
+from lib.models.choosers import log_probabilities
 from lib.models.placement import place
 from lib.run import make_loader
 from lib.training import dist
 from lib.training.engine import Ddp
 from lib.training.loop import draw_of
+from lib.training.memory import peak_gib
 from lib.training.optim import learning_rate
 
 
@@ -72,3 +74,20 @@ def all_reduce(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
         seconds.append(time.perf_counter() - began_s)
     dist.leave()
     return {"seconds": sorted(seconds)[4]}
+
+
+def output_layer(order: dict[str, Any]) -> dict[str, Any]:
+    """Forward and backward of an output layer and the loss, at a share of the positions of a micro-batch."""
+    torch.manual_seed(0)
+    states = torch.randn(order["tokens"], order["hidden"], requires_grad=True)
+    layer = nn.Linear(order["hidden"], order["vocabulary"], bias=False)
+    scored = torch.arange(0, order["tokens"], round(1 / order["share"]))
+    targets = torch.randint(order["vocabulary"], (len(scored),))
+    idle, seconds = peak_gib(torch.device("cpu")), []
+    for _ in range(4):
+        began_s = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = log_probabilities(layer, states[scored], targets)
+        found.sum().backward()
+        seconds.append(time.perf_counter() - began_s)
+    return {"seconds": sorted(seconds)[1], "extra_gib": peak_gib(torch.device("cpu")) - idle}

@@ -4,8 +4,8 @@ option."""
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from lib.bench.models import small_llama
 from lib.bench.rounds import BEST, Order, arm, compare, heading
 
 
@@ -16,7 +16,7 @@ def main(data: str, tokenizer: str, rows: int, rounds: int, threads: int, slow: 
     best = {f"Trainer at its best ({16 // n} rows a pass)": BEST | {"accumulate": n} for n in (4, 16)}
     default = {"Trainer at its default": BEST | {"best": False, "accumulate": 4, "warm_up": 0, "rows": 16}}
     with tempfile.TemporaryDirectory() as folder:
-        llama = small_llama(tokenizer, Path(folder))
+        llama = ["--model", small_llama(tokenizer, Path(folder))]
         for model, flags in (("MiniLM", []), ("Llama of hidden 256, 6 layers", llama)):
             words = ["--data", data, "--batch", "16", "--max-length", "512", *flags]
             order: Order = {"recipe": "science_exam", "flags": words, "threads": threads}
@@ -25,21 +25,3 @@ def main(data: str, tokenizer: str, rows: int, rounds: int, threads: int, slow: 
             compare(order, {"ours": {"arm": "ours"}} | best, rounds, default if slow else {})
             said = arm(order | {"arm": "padding", "rows": None, "seed": 0})
             print(f"real / computed tokens: {said['real_share']:.3f} over an epoch of {said['rows']} rows")
-
-
-def small_llama(tokenizer: str, folder: Path) -> list[str]:
-    """The flags of a random Llama with that tokenizer."""
-    import transformers
-
-    words: Any = transformers.AutoTokenizer.from_pretrained(tokenizer)
-    sizes: Any = {
-        "hidden_size": 256,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 8,
-        "intermediate_size": 704,
-    }
-    transformers.LlamaConfig(**sizes, vocab_size=len(words), max_position_embeddings=2048).save_pretrained(
-        folder
-    )
-    words.save_pretrained(folder)
-    return ["--model", str(folder), "--init", "random"]

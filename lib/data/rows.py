@@ -20,6 +20,8 @@ class EncodedRow:
     label: int
     num_targets: int = 1
     """How many targets carry loss (1 for a class, the completion's tokens for a text)."""
+    num_cut: int = 0
+    """Tokens that the row lost to the length limit; not kept."""
 
 
 @dataclass(frozen=True)

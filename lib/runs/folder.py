@@ -36,6 +36,11 @@ class RunFolder:
         return self.path / "rejected.jsonl"
 
     @property
+    def lint(self) -> Path:
+        """What the rows looked like before training."""
+        return self.path / "lint.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 

@@ -9,13 +9,14 @@ from typing import Any
 from lib.config import Config, experiment
 from lib.data import rows as encoded_rows
 from lib.data import sources, splits
+from lib.data.rows import EncodedRow
 from lib.data.sources import Source
 from lib.data.splits import Examples
 from lib.exits import code_of
 from lib.files import read_json, write_json, write_lines
 from lib.recipe import Example, Recipe
 from lib.runs import folder as folders
-from lib.runs import record, resume
+from lib.runs import lint, record, resume
 from lib.runs.folder import RunFolder
 from lib.task import Task
 from lib.tasks import make as make_task
@@ -60,7 +61,7 @@ def prepare(config: Config, recipe: Recipe, world: World, stop: StopFlag) -> tup
         fingerprints = examples.fingerprints() | task.fingerprints() | {"code": record.code_fingerprint()}
         if before is not None:
             resume.check_fingerprints(before, fingerprints)
-        facts = [decision.reason, *_encode_rows(source, examples, recipe, task, folder, stop)]
+        facts = [decision.reason, *_encode_rows(config, source, examples, recipe, task, folder, stop)]
         checkpoint.clean(folder.checkpoints)
         last = checkpoint.newest_verified(folder.checkpoints, facts.append) if decision.folder else None
         folder.write_record(
@@ -90,7 +91,7 @@ def _require_disk(folder: RunFolder, task: Task) -> None:
 
 
 def _abandon(folder: RunFolder, fresh: bool, error: BaseException) -> None:
-    if fresh and not folder.rejected.exists():
+    if fresh and not folder.rejected.exists() and not folder.lint.exists():
         folder.remove()
     else:
         folder.write_status(phase="ended", exit_code=code_of(error))
@@ -109,10 +110,17 @@ def _read_rows(
 
 
 def _encode_rows(
-    source: Source, examples: Examples, recipe: Recipe, task: Task, folder: RunFolder, stop: StopFlag
+    config: Config,
+    source: Source,
+    examples: Examples,
+    recipe: Recipe,
+    task: Task,
+    folder: RunFolder,
+    stop: StopFlag,
 ) -> list[str]:
     """Write the rows' token ids, and what was read into the record; what is to be said of it."""
-    encode(task, examples.splits | ({PROBES: splits.probes(recipe)} if recipe.probes else {}), folder, stop)
+    probes = {PROBES: splits.probes(recipe)} if recipe.probes else {}
+    encoded = encode(task, examples.splits | probes, folder, stop)
     sizes = {split: len(rows) for split, rows in examples.splits.items()}
     counts = examples.counts | {name: count for name, count in task.counts.items() if count}
     folder.write_record(
@@ -131,15 +139,24 @@ def _encode_rows(
         facts.append(f"{num_rejected} of {examples.num_read} rows rejected, listed in {folder.rejected}")
     if counts:
         facts.append("counted: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    if not folder.lint.exists():  # a resumed run has seen it
+        found = lint.inspect(recipe, task, examples.splits, encoded, stop.raise_if_requested)
+        write_json(folder.lint, found)
+        facts += lint.lines(found)
+        lint.refuse(found, config.data, folder.lint)
     return facts
 
 
-def encode(task: Task, examples: dict[str, list[Example]], folder: RunFolder, stop: StopFlag) -> None:
+def encode(
+    task: Task, examples: dict[str, list[Example]], folder: RunFolder, stop: StopFlag
+) -> dict[str, list[EncodedRow]]:
     """Write token ids and examples of each split, for all ranks to map into memory."""
+    found = {}
     for split, rows in examples.items():
-        encoded = task.encode(rows, stop.raise_if_requested)
-        encoded_rows.save(encoded_rows.pack(encoded), folder.encoded / split)
+        found[split] = task.encode(rows, stop.raise_if_requested)
+        encoded_rows.save(encoded_rows.pack(found[split]), folder.encoded / split)
     write_json(folder.encoded / "examples.json", examples)
+    return found
 
 
 def read_examples(folder: RunFolder) -> dict[str, list[Example]]:

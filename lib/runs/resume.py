@@ -58,8 +58,9 @@ def finished(config: Config) -> RunFolder | None:
     above = parent(config)
     for path in sorted(above.iterdir(), reverse=True) if above.is_dir() else []:
         folder = RunFolder(path)
-        done = folder.status().get("exit_code") == DONE and _same_run(folder, config)
-        if done and folder.record()["fingerprints"]["code"] == code_fingerprint():
+        if folder.status().get("phase") != "done" or not _same_run(folder, config):
+            continue
+        if folder.record()["fingerprints"]["code"] == code_fingerprint():
             return folder
     return None
 

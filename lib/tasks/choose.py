@@ -112,7 +112,15 @@ class Choose(ModelTask):
             sequences = [np.concatenate([start, context, question]), *options]
         else:
             sequences = [np.concatenate([question, context, separator]), *options]
-        return EncodedRow(example["id"], sequences, example.get("label", NO_LABEL))
+        cut = len(whole) - len(context)
+        return EncodedRow(example["id"], sequences, example.get("label", NO_LABEL), num_cut=cut)
+
+    def shown(self, row: EncodedRow) -> list[str]:
+        if self.kind == "encoder":
+            return super().shown(row)
+        # what carries loss: the tokens of the options
+        prefix, *options = super().shown(row)
+        return [prefix, *(f"[[{option}]]" for option in options)]
 
     def _refuse_long(self, example: Example, needed: int, options: list[np.ndarray]) -> None:
         if needed > self.config.data.max_length:

@@ -74,7 +74,8 @@ class Classify(ModelTask):
         fitted = [text.fit(context, piece, self.specials, self.config.data.max_length) for piece in pieces]
         self.counts["contexts cut"] += any(piece.context_cut for piece in fitted)
         self.counts["texts cut"] += sum(piece.text_cut > 0 for piece in fitted)
-        return EncodedRow(example["id"], [piece.ids for piece in fitted], example["label"])
+        cut = sum(piece.context_cut + piece.text_cut for piece in fitted)
+        return EncodedRow(example["id"], [piece.ids for piece in fitted], example["label"], num_cut=cut)
 
     def assemble(self, base: Any, frozen: list[nn.Module]) -> heads.Classifier:
         config, num_labels = self.config, len(self.recipe.labels)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lib.config import Config
 from lib.data import text
+from lib.data.rows import EncodedRow
 from lib.models import adapters, backbone, heads
 from lib.models.freezing import freeze
 from lib.recipe import Recipe
@@ -49,6 +50,9 @@ class ModelTask:
         trains = sum(sizes[name] for name, value in model.named_parameters() if value.requires_grad)
         # weights, and Adam's two moments of what trains
         return (trains if self.base_stays else sum(sizes.values())) + 2 * trains
+
+    def shown(self, row: EncodedRow) -> list[str]:
+        return [self.tokenizer.decode(sequence.tolist()) for sequence in row.sequences]
 
     def build(self, folder: Path | None = None) -> nn.Module:
         settings, described = self.config.model, self.described

@@ -1,0 +1,55 @@
+"""Rows that say almost the same on two sides of a split: MinHash over runs of three words, so that half a
+million rows are compared without comparing each with each (Broder 1997; Leskovec et al., Mining of Massive
+Datasets, chapter 3)."""
+
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from lib.recipe import Example
+
+ALIKE = 0.8  # share of common three-word runs from which two rows count as nearly the same
+PERMUTATIONS = 64  # the share is then estimated within about 0.05
+RUN = 3  # words
+
+
+def across_splits(
+    splits: dict[str, list[Example]], between: Callable[[], None] = lambda: None
+) -> dict[str, list[tuple[str, str]]]:
+    """{"test and train": [(id of a test row, id of the train row it resembles), ...], ...} for every row of a
+    split that resembles one of a split before it."""
+    import datasketch
+
+    index = datasketch.MinHashLSH(threshold=ALIKE, num_perm=PERMUTATIONS)
+    found: dict[str, list[tuple[str, str]]] = {}
+    for split, rows in splits.items():
+        sketches = {}
+        for row in rows:
+            between()
+            sketches[split, row["id"]] = sketch = _sketch(row)
+            other = next(iter(sorted(index.query(sketch))), None)
+            if other is not None:
+                found.setdefault(f"{split} and {other[0]}", []).append((row["id"], other[1]))
+        for key, sketch in sketches.items():  # after the split: rows of one side may resemble each other
+            index.insert(key, sketch)
+    return found
+
+
+def words_of(example: Example) -> list[str]:
+    """What makes a row the same as another: all its texts; question and options where there are such, since
+    one context may serve many questions."""
+    values: Any = [example["question"], *example["options"]] if "question" in example else None
+    if values is None:
+        values = [turn for turns in (example.get("context", []), *example["texts"]) for turn in turns]
+    return re.findall(r"\w+", " ".join(values).lower())
+
+
+def _sketch(example: Example) -> Any:
+    import datasketch
+
+    words = words_of(example)
+    runs = {" ".join(words[place : place + RUN]) for place in range(max(1, len(words) - RUN + 1))}
+    sketch = datasketch.MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=zlib.crc32)
+    sketch.update_batch(sorted(run.encode("utf-8", "replace") for run in runs))
+    return sketch

@@ -1,0 +1,132 @@
+"""What is looked at before any weight loads: lengths, cuts, labels, rows that say the same on two sides, and
+one row as the model will read it. Kept in lint.json; what is beyond a threshold refuses the run."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.config import DataConfig
+from lib.data.doubles import across_splits
+from lib.data.rows import EncodedRow
+from lib.exits import CheckError
+from lib.recipe import Example, Recipe
+from lib.task import Task
+
+BINS = 8  # of the histogram of lengths, equally wide up to the longest sequence
+MOST_PAIRS = 5  # of rows that say nearly the same are shown; all of them are counted
+
+MOST_SHOWN = 240  # characters of a sequence on the console
+
+
+def inspect(
+    recipe: Recipe,
+    task: Task,
+    examples: dict[str, list[Example]],
+    encoded: dict[str, list[EncodedRow]],
+    between: Callable[[], None],
+) -> dict[str, Any]:
+    """What lint.json holds."""
+    doubles = across_splits(examples, between)
+    return {
+        "splits": {split: _split(recipe, examples[split], encoded[split]) for split in examples},
+        "near_duplicates": {
+            pair: {"rows": len(rows), "shown": rows[:MOST_PAIRS]} for pair, rows in doubles.items()
+        },
+        "read_as": task.shown(encoded["train"][0]),
+        "target": _target(recipe, examples["train"][0]),
+    }
+
+
+def _split(recipe: Recipe, examples: list[Example], rows: list[EncodedRow]) -> dict[str, Any]:
+    lengths = np.array([len(sequence) for row in rows for sequence in row.sequences])
+    counts, edges = np.histogram(lengths, bins=BINS, range=(0, int(lengths.max())))
+    labels = Counter(recipe.labels[example["label"]] for example in examples)
+    return {
+        "rows": len(rows),
+        "lengths": {
+            "median": int(np.median(lengths)),
+            "p95": int(np.percentile(lengths, 95)),
+            "longest": int(lengths.max()),
+            "histogram": [
+                [round(edge), int(count)] for edge, count in zip(edges[1:], counts, strict=True)
+            ],  # (up to so many tokens, sequences)
+        },
+        "rows_cut": sum(row.num_cut > 0 for row in rows),
+        "without_target": sum(row.num_targets == 0 for row in rows),
+        "labels": {name: labels[name] for name in recipe.labels if labels[name]},
+    }
+
+
+def _target(recipe: Recipe, example: Example) -> str:
+    return recipe.labels[example["label"]]
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """For the console: a line a split, the near-duplicates, the row as it is read."""
+    said = []
+    for split, part in found["splits"].items():
+        lengths, rows = part["lengths"], part["rows"]
+        labels = ", ".join(f"{name} {count / rows:.0%}" for name, count in part["labels"].items())
+        said.append(
+            f"{split}: {rows} rows, tokens median {lengths['median']}, 95 % {lengths['p95']}, longest "
+            f"{lengths['longest']}; {part['rows_cut'] / rows:.0%} of the rows cut; {labels}"
+        )
+    for pair, part in found["near_duplicates"].items():
+        first, second = part["shown"][0]
+        said.append(f"{part['rows']} rows of {pair} say nearly the same, {first} and {second} for example")
+    said += [
+        "the first training row, as the model reads it:",
+        *(f"  {_shortened(text)}" for text in found["read_as"]),
+    ]
+    return [*said, f"  -> {found['target']}"]
+
+
+def _above(share: float) -> str:
+    """The share in two digits, rounded up, so that it is allowed."""
+    return f"{min(1.0, math.ceil(round(100 * share, 6)) / 100):g}"
+
+
+def _shortened(text: str) -> str:
+    """One line for the console; lint.json has all of it."""
+    line = text.replace("\n", " | ")
+    return line if len(line) <= MOST_SHOWN else f"{line[: MOST_SHOWN // 2]} ... {line[-MOST_SHOWN // 2 :]}"
+
+
+def histogram(found: dict[str, Any]) -> list[str]:
+    """The lengths of the training sequences, drawn in characters."""
+    bars = found["splits"]["train"]["lengths"]["histogram"]
+    most = max(count for _, count in bars)
+    return [f"  up to {edge:5} tokens {count:7} {'#' * round(40 * count / most)}" for edge, count in bars]
+
+
+def refuse(found: dict[str, Any], data: DataConfig, kept: Path) -> None:
+    """Raises CheckError with everything that is beyond a threshold, and the flag that allows it; `kept` is
+    where `found` can be read."""
+    problems = []
+    for split, part in found["splits"].items():
+        cut, most = part["rows_cut"] / part["rows"], max(part["labels"].values()) / part["rows"]
+        if cut > data.max_cut:
+            problems.append(
+                f"{cut:.0%} of the {split} rows are cut at --max-length {data.max_length}, more than "
+                f"--max-cut {data.max_cut:g}; use a higher --max-length, or allow it with "
+                f"--max-cut {_above(cut)}"
+            )
+        if split == "train" and most > data.max_prior:
+            problems.append(
+                f"{most:.0%} of the {split} rows have one label, more than --max-prior {data.max_prior:g}; "
+                f"look at the labels, or allow it with --max-prior {_above(most)}"
+            )
+    scored = sum(part["rows"] for split, part in found["splits"].items() if split != "train")
+    alike = sum(part["rows"] for part in found["near_duplicates"].values())
+    if alike > data.max_near_duplicates * scored:
+        problems.append(
+            f"{alike} of {scored} validation and test rows say nearly the same as a row of another split, "
+            f"more than --max-near-duplicates {data.max_near_duplicates:g}; scores would be too good. Take "
+            f"them out, or allow it with --max-near-duplicates {_above(alike / scored)}"
+        )
+    if problems:
+        raise CheckError("\n".join([*problems, f"all of it is in {kept}"]))

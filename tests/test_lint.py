@@ -1,0 +1,98 @@
+"""What is looked at before any weight loads, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib import recipe
+from lib.config import DataConfig
+from lib.data.doubles import across_splits
+from lib.exits import CheckError
+from lib.recipe import Example
+from lib.runs import lint
+from tests.tools import SHORT, only_run, run, status
+
+
+def row(identity: str, *words: str) -> Example:
+    return Example(id=identity, group=identity, texts=[[" ".join(words)]], label=0)
+
+
+WORDS = [f"word{number}" for number in range(40)]
+
+
+def test_near_duplicates_are_found_across_splits_and_not_within_one() -> None:
+    # 38 runs of three words each; one changed word at the end spoils one of them: 37 common of 39 in all
+    near = row("near", *WORDS[:-1], "other")
+    half = row("half", *WORDS[:20], *(f"new{number}" for number in range(20)))  # 18 common of 58
+    twins = [row("one", *WORDS), row("two", *WORDS)]
+    assert across_splits({"train": twins}) == {}
+    found = across_splits({"train": twins, "validation": [near, half], "test": [row("same", *WORDS)]})
+    assert found == {"validation and train": [("near", "one")], "test and train": [("same", "one")]}
+
+
+def test_options_are_compared_and_not_their_context() -> None:
+    def ask(identity: str, question: str, *options: str) -> Example:
+        found = Example(id=identity, question=question, options=[*options], label=0)
+        found["context"] = [" ".join(WORDS)]
+        return found
+
+    first, other = (
+        ask("a", "which bird can fly", "the swan", "the emu"),
+        ask("b", "who wrote it", "Kant", "Hegel"),
+    )
+    assert across_splits({"train": [first], "test": [other]}) == {}
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    part = {"rows": 100, "rows_cut": 0, "labels": {"yes": 60, "no": 40}}
+    splits = {name: dict(part) for name in ("train", "validation", "test")}
+    splits["train"] |= changes
+    return {"splits": splits, "near_duplicates": {}}
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"rows_cut": 91}, "91% of the train rows are cut at --max-length 512.*allow it with --max-cut 0.91"),
+        ({"labels": {"yes": 96, "no": 4}}, "96% of the train rows have one label.*--max-prior 0.96"),
+    ],
+)
+def test_a_threshold_refuses_just_above_it_and_names_its_flag(changes: Any, said: str) -> None:
+    lint.refuse(found(rows_cut=90), DataConfig(), Path("lint.json"))
+    lint.refuse(found(labels={"yes": 95, "no": 5}), DataConfig(), Path("lint.json"))
+    with pytest.raises(CheckError, match=said):
+        lint.refuse(found(**changes), DataConfig(), Path("lint.json"))
+
+
+def test_near_duplicates_above_the_share_are_refused() -> None:
+    some = found() | {"near_duplicates": {"test and train": {"rows": 11, "shown": [("a", "b")]}}}
+    with pytest.raises(CheckError, match=r"11 of 200 .* --max-near-duplicates 0.06"):  # 0.055, rounded up
+        lint.refuse(some, DataConfig(), Path("lint.json"))
+    some["near_duplicates"]["test and train"]["rows"] = 10
+    lint.refuse(some, DataConfig(), Path("lint.json"))
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_lint_only_stops_before_the_weights_and_keeps_what_it_saw(name: str, tmp_path: Path) -> None:
+    flags = ["--model", "tiny", "--init", "random", "--lora-rank", "0", "--quantize", "none"]
+    flags += ["--max-length", "96", "--max-cut", "1", "--lint-only", "--runs-dir", str(tmp_path)]
+    done = run(name, *SHORT, *flags)
+    assert done.returncode == 0, done.stderr
+    folder = only_run(tmp_path)
+    assert status(folder)["phase"] == "linted" and status(folder)["exit_code"] == 0
+    assert not (folder / "checkpoints").exists() and "parameters train" not in done.stderr + done.stdout
+    seen = json.loads((folder / "lint.json").read_text())
+    assert seen["splits"]["train"]["rows"] == sum(seen["splits"]["train"]["labels"].values()) == 30
+    bars = seen["splits"]["train"]["lengths"]["histogram"]
+    assert sum(count for _, count in bars) >= 30 and bars[-1][0] <= 96
+    assert seen["read_as"][0].startswith("[CLS]")
+
+
+def test_rows_that_are_refused_leave_what_was_seen(tmp_path: Path) -> None:
+    flags = ["--model", "tiny", "--init", "random", "--max-cut", "0.5", "--runs-dir", str(tmp_path)]
+    done = run("arena", *SHORT, *flags)  # 80 bytes hold no prompt with its answer
+    assert done.returncode == 3
+    assert "100% of the train rows are cut at --max-length 80" in done.stderr
+    assert json.loads((only_run(tmp_path) / "lint.json").read_text())["splits"]["train"]["rows_cut"] == 30
