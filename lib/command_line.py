@@ -9,14 +9,42 @@ from pathlib import Path
 
 import tyro
 
-from lib.config import MOST_THREADS, Config
+from lib.config import MOST_THREADS, Config, leaves, with_values
 
 
 def parse(default: Config, argv: list[str], program: str, description: str | None = None) -> Config:
     """The command line over a recipe's values. Raises ValueError for values that make no sense; exits 2 on
     typos."""
     config = tyro.cli(Config, default=default, args=argv, prog=program, description=description)
-    return validate(absolute_paths(smoke(config) if config.smoke else config))
+    return settled(config, default)
+
+
+def settled(config: Config, default: Config) -> Config:
+    """What was typed over `default`, ready to run: smoke, full paths, no contradictions."""
+    if config.smoke:
+        lr = config.optim.lr
+        config = smoke(config)
+        if lr != default.optim.lr:  # typed, by hand or by a sweep: it costs nothing and fetches nothing
+            config = with_values(config, {"optim.lr": lr})
+    return validate(absolute_paths(config))
+
+
+def words(config: Config, default: Config) -> list[str]:
+    """The inverse of `parse`: what to type behind the recipe's name to get this configuration."""
+    own, found = leaves(dataclasses.replace(smoke(default), smoke=False) if config.smoke else default), []
+    for key, value in leaves(config).items():
+        if value == own[key]:
+            continue
+        flag = "--" + key.rpartition(".")[2].replace("_", "-")
+        if isinstance(value, bool):
+            found += [flag if value else flag.replace("--", "--no-", 1)]
+        elif isinstance(value, tuple):
+            found += [flag, *map(str, value)]
+        elif isinstance(value, dict):
+            found += [flag, *(str(word) for pair in value.items() for word in pair)]
+        else:
+            found += [flag, str(value)]
+    return found
 
 
 def split_recipe(argv: list[str], default: str = "arena") -> tuple[str, list[str]]:

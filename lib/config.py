@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import json
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from tyro.conf import OmitArgPrefixes, Suppress, arg
 
@@ -210,6 +210,39 @@ def _restored(values: Any) -> dict[str, Any]:
 def experiment(config: Config) -> dict[str, Any]:
     """What decides the numbers, as plain JSON values."""
     return json.loads(json.dumps({key: value for key, value in to_dict(config).items() if key in EXPERIMENT}))
+
+
+def leaves(config: Any) -> dict[str, Any]:
+    """Dotted key -> value of every field of a tree, dictionaries left whole: {"optim.lr": 1e-4}"""
+    found: dict[str, Any] = {}
+    for part in dataclasses.fields(config):
+        value = getattr(config, part.name)
+        if dataclasses.is_dataclass(value):
+            found |= {f"{part.name}.{inner}": item for inner, item in leaves(value).items()}
+        else:
+            found[part.name] = value
+    return found
+
+
+def types(kind: type = Config) -> dict[str, Any]:
+    """Dotted key -> type of every field."""
+    found: dict[str, Any] = {}
+    for name, inner in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(inner):
+            found |= {f"{name}.{key}": item for key, item in types(inner).items()}  # type: ignore[arg-type]
+        else:
+            found[name] = inner
+    return found
+
+
+def with_values(config: Config, values: dict[str, Any]) -> Config:
+    """The same configuration with other values at these dotted keys."""
+    for key, value in values.items():
+        part, _, name = key.rpartition(".")
+        if part:
+            name, value = part, dataclasses.replace(getattr(config, part), **{name: value})
+        config = dataclasses.replace(config, **{name: value})
+    return config
 
 
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:

@@ -38,9 +38,10 @@ from lib.training.progress import Progress
 from lib.training.signals import StopFlag
 
 
-def train(config: Config) -> int:
-    """One run from rows to report. Raises what lib.exits knows; returns 0."""
-    stop = StopFlag()
+def train(config: Config, stop: StopFlag | None = None) -> int:
+    """One run from rows to report. Raises what lib.exits knows; returns 0. `stop`: the flag of whoever trains
+    several, so that no signal is lost between two."""
+    stop = stop or StopFlag()
     world = dist.setup(config.compute.threads)
     try:
         return _train(config, world, stop)

@@ -1,18 +1,17 @@
 """One configuration over several seeds: how much of a score is luck."""
 
 import statistics
-from collections.abc import Callable
 from dataclasses import replace
 
 from lib.config import Config
 from lib.console import speak
-from lib.exits import CRASHED, DONE
+from lib.exits import DONE
 from lib.files import read_json, write_json
-from lib.runs import resume
 from lib.runs.folder import RunFolder
+from lib.start import Once, done_or_trained
 
 
-def train(config: Config, once: Callable[[Config, list[str]], int]) -> int:
+def train(config: Config, once: Once) -> int:
     """Train with --seed, --seed + 1 ..., each an ordinary run, and say mean and spread of their scores. What
     an earlier call finished is not trained again; the first run that does not end well ends this."""
     seeds = range(config.optim.seed, config.optim.seed + config.tracking.seeds)
@@ -20,14 +19,10 @@ def train(config: Config, once: Callable[[Config, list[str]], int]) -> int:
     for seed in seeds:
         tracking = replace(config.tracking, seeds=1)
         one = replace(config, optim=replace(config.optim, seed=seed), tracking=tracking)
-        run = resume.finished(one) if tracking.resume != "never" else None
+        code, run = done_or_trained(one, once)
         if run is None:
-            code = once(one, ["--seed", str(seed), "--seeds", "1"])
-            run = resume.finished(one)
-            if code != DONE or run is None:
-                return code or CRASHED
-        else:
-            speak(f"seed {seed}: finished before, in {run.path}")
+            return code
+        speak(f"seed {seed}: {run.path}")
         found[seed] = run
     summary = summarize(found)
     path = found[seeds[-1]].path / "seeds.json"

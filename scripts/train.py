@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib import exits, recipe
 from lib.command_line import parse, split_recipe
-from lib.config import Config
 from lib.console import speak
 
 
@@ -22,33 +21,26 @@ def main() -> int:
     name, argv = split_recipe(sys.argv[1:])
     config = parse(recipe.load(name).config, argv, f"train.py {name}", __doc__)
     from lib import run
-    from lib.launch import launch
+    from lib.start import once
     from lib.training import dist
 
     if dist.under_torchrun():
         if config.tracking.seeds > 1:
             raise ValueError("--seeds starts one run after another; leave torchrun out and use --devices N")
         return exits.run(lambda: run.train(config), quiet=not dist.env_is_main())
-    devices = config.compute.devices or dist.num_devices()
-
-    def once(config: Config, extra: list[str]) -> int:
-        if devices == 1:
-            return exits.run(lambda: run.train(config))
-        return launch(Path(__file__).resolve(), [name, *argv, *extra], devices)
-
     if config.tracking.seeds > 1:
         from lib import seeds
 
         return seeds.train(config, once)
     if not config.smoke:
-        return once(config, [])
+        return once(config)
     half = dataclasses.replace(config.tracking, resume="never", stop_at=3)
-    code = once(dataclasses.replace(config, tracking=half), ["--resume", "never", "--stop-at", "3"])
+    code = once(dataclasses.replace(config, tracking=half))
     if code != exits.STOPPED:
         return code or exits.CRASHED
     speak("smoke: stopped at step 3 as planned, now going on")
     again = dataclasses.replace(config.tracking, resume="auto")
-    return once(dataclasses.replace(config, tracking=again), ["--resume", "auto"])
+    return once(dataclasses.replace(config, tracking=again))
 
 
 if __name__ == "__main__":

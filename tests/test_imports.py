@@ -14,7 +14,10 @@ FILES = sorted(path for folder in ("lib", "scripts") for path in (ROOT / folder)
 LAYERS = (
     ("scripts",),
     ("lib.bench",),
-    ("lib.run", "lib.launch", "lib.seeds"),
+    ("lib.sweep",),
+    ("lib.seeds",),
+    ("lib.start",),
+    ("lib.run", "lib.launch"),
     ("lib.evaluation.rescore",),
     ("lib.runs.prepare", "lib.evaluation.scoring"),
     ("lib.tasks",),

@@ -4,12 +4,10 @@ What a run does not have (labels, probabilities, a log) is left out. Texts of a 
 template escapes everything but our own plots, and the page's policy forbids scripts and requests.
 """
 
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,8 @@ import numpy as np
 
 from lib import recipe as recipes
 from lib.config import Config, flatten, to_dict
-from lib.files import read_json, read_lines, write_text
+from lib.evaluation.page import ACCENT, ALARM, FAINT, TEXT, WIDTHS, dress, inline_svg, render, write_page
+from lib.files import read_json, read_lines
 from lib.recipe import Example, Prediction, Recipe
 from lib.runs.folder import FORMAT, RunFolder
 
@@ -28,10 +27,7 @@ MOST_MISTAKES = 10
 MOST_POINTS = 1000  # of one curve: more cannot be told apart and make the page heavy
 NO_TEXT = ("id", "group", "label", "notes")  # what an example holds beside texts
 
-# Stand-ins in the plot -> the page's own colours, so that one plot serves the light and the dark page.
-TEXT, LINE, FAINT, ACCENT, ALARM = "#010101", "#020202", "#030303", "#040404", "#050505"
-IN_THE_PAGE = ("currentColor", "var(--line)", "var(--faint)", "var(--accent)", "var(--alarm)")
-WIDTHS = {"wide": 7.6, "narrow": 4.0}  # inches: shrinking one plot to a phone would make its words too small
+TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 
 
 def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
@@ -39,7 +35,8 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
     config, record, scores = folder.config(), folder.record(), read_json(folder.path / "scores.json")
     recipe = recipes.load(config.recipe)
     rejected = folder.path / "rejected.jsonl"
-    page = _render(
+    page = render(
+        TEMPLATE,
         config=config,
         record=record,
         run=folder.path.name,
@@ -55,22 +52,7 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         rejected=read_lines(rejected)[:5] if rejected.exists() else [],
         settings=_settings(config, recipe),
     )
-    path = folder.path / "report.html"
-    write_text(path, page.encode("utf-8", "replace").decode())  # half an emoji in a text is no valid UTF-8
-    return path
-
-
-def _render(**values: Any) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # not chosen by the file's suffix: .jinja would mean off
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(values)
+    return write_page(folder.path / "report.html", page)
 
 
 def _begun(name: str) -> str | None:
@@ -189,8 +171,6 @@ def _curves(lines: list[dict[str, Any]], recipe: Recipe) -> Curves | None:
 
 def _plot(curves: Curves, width: float) -> Any:
     """Training loss, validation score and learning rate above one axis of steps, as inline SVG."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -203,17 +183,14 @@ def _plot(curves: Curves, width: float) -> Any:
         middle[0].plot(steps, values, "o-", color=ACCENT, markersize=4, linewidth=1.2)
         middle[0].plot(*curves.best, "o", markersize=11, markerfacecolor="none", color=ALARM)
         middle[0].margins(y=0.2)  # room for the ring
-        _dress(middle[0], f"validation {curves.score}")
+        dress(middle[0], f"validation {curves.score}")
     rate.plot(curves.train["step"], curves.train["lr"], color=TEXT, linewidth=1)
     highest = max(curves.train["lr"])
     rate.set_yticks([0, highest], ["0", f"{highest:.3g}"])
-    _dress(rate, "learning rate")
+    dress(rate, "learning rate")
     rate.set_xlabel("optimizer step", color=TEXT, fontsize=10)
     rate.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    drawn = StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"width {width}"}):
-        FigureCanvasSVG(figure).print_svg(drawn)
-    return _inline(drawn.getvalue())
+    return inline_svg(figure, "training curves", f"width {width}")
 
 
 def _plot_loss(axes: "Axes", curves: Curves) -> None:
@@ -224,16 +201,7 @@ def _plot_loss(axes: "Axes", curves: Curves) -> None:
     axes.plot(steps, _smoothed(losses, curves.window), color=ACCENT, linewidth=1.6)
     places = [line["step"] for line in curves.skipped]
     axes.plot(places, [0.05] * len(places), "x", color=ALARM, transform=axes.get_xaxis_transform())
-    _dress(axes, "training loss")
-
-
-def _dress(axes: "Axes", title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, color=TEXT)
-    axes.tick_params(labelsize=9, labelcolor=TEXT, color=LINE)
-    axes.grid(axis="y", color=LINE, linewidth=0.6)
-    axes.patch.set_visible(False)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
+    dress(axes, "training loss")
 
 
 def _thinned(values: np.ndarray) -> np.ndarray:
@@ -250,14 +218,3 @@ def _smoothed(values: np.ndarray, window: int) -> np.ndarray:
     sums, places = np.concatenate([[0], values.cumsum()]), np.arange(len(values))
     low, high = np.maximum(places - window // 2, 0), np.minimum(places + window // 2 + 1, len(values))
     return (sums[high] - sums[low]) / (high - low)
-
-
-def _inline(svg: str) -> Any:
-    """An SVG file -> an element of the page: its colours, its font, no other site's name."""
-    from markupsafe import Markup
-
-    box, body = re.findall(r'viewBox="[^"]*"', svg)[0], svg[svg.index("<defs>") :]
-    body = re.sub(r' font-family: [^;"]*;| id="[\w.]+_\d+"(?=>)', "", body)
-    for stand_in, colour in zip((TEXT, LINE, FAINT, ACCENT, ALARM), IN_THE_PAGE, strict=True):
-        body = body.replace(stand_in, colour)
-    return Markup(f'<svg {box} role="img" aria-label="training curves">{body}')

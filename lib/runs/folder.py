@@ -15,11 +15,56 @@ FORMAT = "%Y%m%d_%H%M%S"
 
 
 @dataclass
-class RunFolder:
-    """`runs/<recipe>/<YYYYmmdd_HHMMSS>[-name]/`"""
+class Folder:
+    """What one process works in at a time."""
 
     path: Path
     _lock: IO[str] | None = field(default=None, repr=False)
+
+    def status(self) -> dict[str, Any]:
+        """Empty when there is none, or when a power loss cut it short: the checkpoints say more."""
+        try:
+            return read_json(self.path / "status.json")
+        except ValueError:
+            return {}
+
+    def write_status(self, **values: Any) -> None:
+        """phase, step, num_steps, exit_code (None while it runs)."""
+        new = self.status() | values | {"pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_json(self.path / "status.json", new)
+
+    def lock(self) -> None:
+        """Hold the folder until this process ends, however it ends: the system drops the lock of a dead
+        process. Raises ValueError when a live process holds it."""
+        file = (self.path / "lock").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip() or "unknown"
+            file.close()
+            raise ValueError(
+                f"{self.path} is held by a live process (pid {pid}); wait for it, stop it with kill {pid}, "
+                "or start another beside it with --resume never"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._lock = file
+
+    def remove(self) -> None:
+        """Leave nothing of a run that never began."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+@dataclass
+class RunFolder(Folder):
+    """`runs/<recipe>/<YYYYmmdd_HHMMSS>[-name]/`"""
 
     @property
     def checkpoints(self) -> Path:
@@ -71,46 +116,6 @@ class RunFolder:
     def write_record(self, **values: Any) -> None:
         path = self.path / "run.json"
         write_json(path, (read_json(path) if path.exists() else {}) | values)
-
-    def status(self) -> dict[str, Any]:
-        """Empty when there is none, or when a power loss cut it short: the checkpoints say more."""
-        try:
-            return read_json(self.path / "status.json")
-        except ValueError:
-            return {}
-
-    def write_status(self, **values: Any) -> None:
-        """phase, step, num_steps, exit_code (None while it runs)."""
-        new = self.status() | values | {"pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        write_json(self.path / "status.json", new)
-
-    def lock(self) -> None:
-        """Hold the folder until this process ends, however it ends: the system drops the lock of a dead
-        process. Raises ValueError when a live process holds it."""
-        file = (self.path / "lock").open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip() or "unknown"
-            file.close()
-            raise ValueError(
-                f"{self.path} is held by a live process (pid {pid}); wait for it, stop it with kill {pid}, "
-                "or start a run beside it with --resume never"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        self._lock = file
-
-    def remove(self) -> None:
-        """Leave nothing of a run that never began."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    def unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
 
 def parent(config: Config) -> Path:

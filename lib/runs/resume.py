@@ -69,7 +69,7 @@ def _named(above: Path, wanted: str) -> RunFolder:
     """The run with this path (it has a slash), this name, or the only name that begins so."""
     path = Path(wanted)
     if "/" not in wanted:
-        names = sorted(path.name for path in above.iterdir()) if above.is_dir() else []
+        names = sorted(path.parent.name for path in above.glob("*/config.json"))
         fits = [wanted] if wanted in names else [name for name in names if wanted and name.startswith(wanted)]
         if len(fits) != 1:
             raise ValueError(

@@ -17,6 +17,11 @@ class StopFlag:
     def __init__(self) -> None:
         self.reason: str | None = None
         self._first_s = 0.0
+        self.listen()
+
+    def listen(self) -> None:
+        """Hear the signals; again after torch's launcher, which listens itself and does not give them
+        back."""
         for number in SIGNALS:
             signal.signal(number, self._handle)
 

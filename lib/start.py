@@ -1,0 +1,44 @@
+"""One ordinary run, in this process or in workers it starts: for the command itself, for seeds and sweeps."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lib import exits, recipe, run
+from lib.command_line import words
+from lib.config import Config
+from lib.launch import launch
+from lib.runs import resume
+from lib.runs.folder import RunFolder
+from lib.training import dist
+from lib.training.signals import StopFlag
+
+TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+Once = Callable[[Config], int]
+
+
+def command(config: Config) -> list[str]:
+    """What to type to train this configuration."""
+    return [TRAIN.name, config.recipe, *words(config, recipe.load(config.recipe).config)]
+
+
+def once(config: Config, stop: StopFlag | None = None) -> int:
+    """Train on the devices that the configuration asks for; the exit code."""
+    devices = config.compute.devices or dist.num_devices()
+    if devices == 1:
+        return exits.run(lambda: run.train(config, stop))
+    code = launch(TRAIN, command(config)[1:], devices)
+    if stop is not None:
+        stop.listen()
+    return code
+
+
+def done_or_trained(config: Config, once: Once) -> tuple[int, RunFolder | None]:
+    """One run of a series, trained unless it was finished before: its exit code and, when that is 0, its
+    folder."""
+    if config.tracking.resume != "never" and (found := resume.finished(config)):
+        return exits.DONE, found
+    sys.argv = command(config)  # run.json keeps the command of this run, not of the series
+    code = once(config)
+    found = resume.finished(config) if code == exits.DONE else None
+    return (code, found) if found or code else (exits.CRASHED, None)

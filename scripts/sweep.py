@@ -1,0 +1,52 @@
+"""Search for the best values: scripts/sweep.py [RECIPE] [--space FILE] [--trials N] [train.py's flags]
+
+python scripts/sweep.py boolq --data train.jsonl               # the learning rate, 20 trials
+python scripts/sweep.py boolq --space space.json --trials 40   # a file in the form of wandb's sweeps
+python scripts/sweep.py arena --smoke                          # three trials of a toy
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from lib import exits, recipe
+from lib.command_line import settled, split_recipe
+from lib.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    space: str | None = None
+    """A JSON file: {"method": "bayes", "parameters": {"lr": {"min": 1e-5, "max": 1e-3, "distribution":
+    "log_uniform_values"}, "batch": {"values": [16, 32]}}}. None: the learning rate, a tenth to ten times."""
+    trials: int | None = None
+    """How many trials there are in the end. None: the file's run_cap, else 20 (3 with --smoke)."""
+    config: OmitArgPrefixes[Config]
+
+
+def main() -> int:
+    """Parse and check first, so that --help and mistakes need no torch."""
+    name, argv = split_recipe(sys.argv[1:])
+    default = recipe.load(name).config
+    options = tyro.cli(
+        Options, default=Options(config=default), args=argv, prog=f"sweep.py {name}", description=__doc__
+    )
+    config = settled(options.config, default)
+    from lib.sweep import space
+
+    found = space.read(options.space, config)
+    from lib.sweep.sweep import sweep
+    from lib.training import dist
+
+    if dist.under_torchrun():
+        raise ValueError("a sweep starts one run after another; leave torchrun out and use --devices N")
+    return sweep(config, found, options.trials)
+
+
+if __name__ == "__main__":
+    sys.exit(exits.run(main))
