@@ -15,7 +15,18 @@ import numpy as np
 
 from lib import recipe as recipes
 from lib.config import Config, flatten, to_dict
-from lib.evaluation.page import ACCENT, ALARM, FAINT, TEXT, WIDTHS, dress, inline_svg, render, write_page
+from lib.evaluation.page import (
+    ACCENT,
+    ALARM,
+    FAINT,
+    LINE,
+    TEXT,
+    WIDTHS,
+    dress,
+    inline_svg,
+    render,
+    write_page,
+)
 from lib.files import read_json, read_lines
 from lib.recipe import Example, Prediction, Recipe
 from lib.runs.folder import FORMAT, RunFolder
@@ -49,6 +60,12 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         mistakes=_mistakes(folder, scores, examples),
         probes=_probes(folder, examples),
         labels=recipe.labels,
+        confusions={
+            split: _confusion(split, found)
+            for split, found in scores["splits"].items()
+            if "confusion" in found
+        },
+        lint=read_json(folder.lint) if folder.lint.exists() else None,
         rejected=read_lines(rejected)[:5] if rejected.exists() else [],
         settings=_settings(config, recipe),
     )
@@ -132,6 +149,23 @@ def _passages(example: Example) -> Iterator[tuple[str, list[str]]]:
         else:
             for place, turns in enumerate(value):
                 yield f"{name.removesuffix('s')} {chr(ord('A') + place)}", turns
+
+
+def _confusion(split: str, found: dict[str, Any]) -> Any:
+    """scikit-learn's picture of the confusion matrix, as inline SVG."""
+    from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    side = 1.6 + 0.55 * len(found["labels"])
+    figure = Figure(figsize=(side, side), layout="constrained", facecolor="none")
+    axes = figure.subplots()
+    shown = ConfusionMatrixDisplay(np.array(found["confusion"]), display_labels=found["labels"])
+    shown.plot(ax=axes, cmap="Blues", colorbar=False, values_format="d")
+    axes.tick_params(labelcolor=TEXT, color=LINE)
+    axes.spines[:].set_color(LINE)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(TEXT)
+    return inline_svg(figure, f"confusion matrix of {split}", f"confusion {split}")
 
 
 @dataclass(frozen=True)
