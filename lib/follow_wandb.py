@@ -1,8 +1,8 @@
 """Follow a run's metrics.jsonl into Weights & Biases, from a process of its own: python -m lib.follow_wandb
 RUN MODE
 
-It reads what the run writes and ends when the run has ended, so a slow, absent or broken wandb changes
-nothing there.
+It reads what the run writes, hands over the best checkpoint when the run is done, and ends. A slow, absent or
+broken wandb changes nothing there.
 """
 
 import json
@@ -10,6 +10,9 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from lib import artifact
 
 POLL_S = 2.0
 GIVE_UP_S = 30.0  # how long after the run's process is gone a missing last status is waited for
@@ -25,8 +28,13 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def _status(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "status.json").read_text())
+    return found
+
+
 def _ended(folder: Path) -> bool:
-    status = json.loads((folder / "status.json").read_text())
+    status = _status(folder)
     return status.get("exit_code") is not None or not _alive(status["pid"])
 
 
@@ -35,7 +43,7 @@ def main(folder: Path, mode: str) -> None:
 
     config = json.loads((folder / "config.json").read_text())
     run = wandb.init(
-        project=f"train-{config['recipe']}",
+        project=artifact.project_of(config["recipe"]),
         name=folder.name,
         id=folder.name,
         dir=str(folder),
@@ -60,6 +68,8 @@ def main(folder: Path, mode: str) -> None:
             if ended:
                 break
             time.sleep(POLL_S)
+    if _status(folder).get("exit_code") == 0:
+        artifact.log_best(run, folder)
     run.finish()
 
 

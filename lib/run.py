@@ -253,6 +253,8 @@ def _for_the_hardware(model: Any, config: Config) -> None:
 
 def _finish(parts: loop.Parts, recipe: Recipe, folder: RunFolder, progress: Progress) -> None:
     """Score validation and test with the best checkpoint; write predictions, scores and the report."""
+    # From the folder, also with --wandb online: its artifact is uploaded by a process that no run waits for.
+    # `evaluate.py RUN --from-artifact` loads it back and must give the same digits.
     best = folder.checkpoints / checkpoint.name_of(progress.best_step or progress.step)
     parts.tracker.say(f"scoring with the best checkpoint, {best.name}")
     examples = read_examples(folder)

@@ -20,6 +20,7 @@ def evaluate(
     split: Literal["train", "validation", "test"] | None = None,
     data: str | None = None,
     threads: int | None = None,
+    from_artifact: bool = False,
 ) -> int:
     """Score a finished run again, in a fresh process.
 
@@ -28,11 +29,12 @@ def evaluate(
         split: Which of the run's own splits. None: test.
         data: Score these rows instead (a .csv, .jsonl or .parquet file, a folder, a hub id).
         threads: CPU threads. None: as many as training used, so that the scores are the same bits.
+        from_artifact: Load the best checkpoint back from wandb (a run with --wandb online).
     """
     from lib.evaluation import summary
     from lib.evaluation.rescore import rescore
 
-    found = rescore(run, split, data, threads)
+    found = rescore(run, split, data, threads, from_artifact)
     print("\n".join(summary.table(found["scores"])))
     if data is None and found["said"] is not None:
         same = found["said"]["scores"] == found["scores"]["scores"]

@@ -284,3 +284,23 @@ def test_help_typos_and_nonsense_are_answered_without_importing_torch() -> None:
     for (script, argv, code, words), (ended, said) in zip(asked, answers, strict=True):
         assert (ended, words in said) == (code, True), f"{script} {argv}: {said}"
     assert imported == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--lr 0.00012345678901234567 --no-swap --clip None --max-steps 7 --devices 2",
+        "--lora-rank 8 --lora-targets query key --lora-layers 0 1 --lora-rank-pattern query 4 --lora-rslora",
+        "--smoke --lr 0.02 --seed 3 --max-length 40 --name a-b --runs-dir there",
+        "--smoke --no-prompt",
+    ],
+)
+@pytest.mark.parametrize("name", recipes.names())
+def test_words_are_the_inverse_of_the_command_line(line: str, name: str) -> None:
+    own = recipes.load(name).config
+    flags = line.split()
+    config = command_line.parse(own, flags, "test")
+    words = command_line.words(config, own)
+    assert command_line.parse(own, words, "test") == config
+    assert len(words) <= len(flags) + 2  # --devices 1, which smoke fixes

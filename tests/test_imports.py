@@ -31,7 +31,16 @@ LAYERS = (
     ("lib.recipe",),
     ("lib.training.dist", "lib.training.precision", "lib.training.progress", "lib.training.signals"),
     ("lib.command_line",),
-    ("lib.config", "lib.exits", "lib.console", "lib.files", "lib.hub", "lib.tensor_file", "lib.follow_wandb"),
+    (
+        "lib.config",
+        "lib.exits",
+        "lib.console",
+        "lib.files",
+        "lib.hub",
+        "lib.tensor_file",
+        "lib.artifact",
+        "lib.follow_wandb",
+    ),
 )
 RECIPES_MAY_IMPORT = ("lib.recipe", "lib.config", "lib.evaluation.metrics", "lib.data")
 RANK_VARIABLES = (

@@ -30,7 +30,7 @@ from lib.training.signals import StopFlag
 from tests.tools import ROOT, SHORT, command
 from tests.tools import run as run_script
 
-FLAGS = [*SHORT, "--model", "tiny", "--init", "random"]
+FLAGS = [*SHORT, "--model", "tiny", "--init", "random", "--seed", "7"]  # the first trial diverges, no other
 # The second value diverges at once: with weights of 1e30 no loss of step 2 is finite.
 TREE = {
     "method": "bayes",
@@ -337,15 +337,15 @@ def test_smoke_goes_the_whole_path(tmp_path: Path) -> None:
 class Pretend:
     """Leaves what a run leaves, for these exit codes, then for 0."""
 
-    def __init__(self, *codes: int, diverges: bool = False) -> None:
-        self.codes, self.diverges, self.trained = list(codes), diverges, []
+    def __init__(self, *codes: int, diverges: bool = False, data: str = "rows") -> None:
+        self.codes, self.diverges, self.data, self.trained = list(codes), diverges, data, []
 
     def __call__(self, config: Config, stop: StopFlag | None = None) -> int:
         self.trained.append(config.tracking.name)
         code = self.codes.pop(0) if self.codes else 0
         folder = folders.create(config)
         folder.write_config(config)
-        folder.write_record(fingerprints={"code": code_fingerprint()})
+        folder.write_record(fingerprints={"code": code_fingerprint(), "data": self.data, "split": "halves"})
         folder.write_status(exit_code=code)
         folder.unlock()
         scores = {"kind": "validation", "step": 1, "scores": {"log_loss": config.optim.lr}}
@@ -442,6 +442,27 @@ def test_two_sweeps_do_not_share_a_folder_and_changed_code_is_refused(
     folder.describe(code="0" * 64)
     assert pretended(monkeypatch, tmp_path, Pretend())[0] == 3
     assert "fingerprint of code changed" in capsys.readouterr().err
+
+
+def test_rows_that_changed_between_two_trials_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pretended(monkeypatch, tmp_path, Pretend(0, 75))[0] == 75
+    code, folder = pretended(monkeypatch, tmp_path, Pretend(data="others"))
+    assert (code, len(folder.trials())) == (3, 1)
+    assert "fingerprint of data changed" in capsys.readouterr().err
+
+
+def test_a_trial_killed_before_its_first_checkpoint_leaves_no_second_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretended(monkeypatch, tmp_path, Pretend(0, 75))
+    (killed,) = (tmp_path / "arena").glob("2*-trial-002")
+    assert not (killed / "checkpoints").exists()
+    write_json(killed / "status.json", {"phase": "preparing", "exit_code": None})
+    assert pretended(monkeypatch, tmp_path, Pretend())[0] == 0
+    names = sorted(path.name[-9:] for path in (tmp_path / "arena").glob("2*"))
+    assert names == ["trial-001", "trial-002", "trial-003"]
 
 
 def test_a_signal_between_two_trials_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

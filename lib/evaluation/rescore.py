@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lib import artifact
 from lib import recipe as recipes
 from lib.config import MOST_THREADS, Config
+from lib.console import speak
 from lib.data import sources, splits
 from lib.evaluation import scoring
 from lib.exits import RepeatsError
@@ -22,7 +24,9 @@ from lib.training.signals import StopFlag
 OTHER = "data"  # the split name of rows given by --data
 
 
-def rescore(run: Path, split: str | None, data: str | None, threads: int | None) -> dict[str, Any]:
+def rescore(
+    run: Path, split: str | None, data: str | None, threads: int | None, from_artifact: bool = False
+) -> dict[str, Any]:
     """Scores of `split` (test by default), or of every row of `data`, written with the predictions into a
     folder of their own under the run's `evaluations/`. Threads default to what training used, so that the
     scores are the same bits. Raises ValueError (no such run, bad rows), CheckError (rows changed, rows seen
@@ -34,7 +38,7 @@ def rescore(run: Path, split: str | None, data: str | None, threads: int | None)
     folder = RunFolder(run)
     config = folder.config()
     recipe = recipes.load(config.recipe)
-    best = best_checkpoint(folder)
+    best = fetched_checkpoint(folder, config) if from_artifact else best_checkpoint(folder)
     stop = StopFlag()
     world = dist.setup(threads or folder.record()["environment"]["threads"])
     config = replace(config, optim=replace(config.optim, token_budget=token_budget_of(best)))
@@ -67,6 +71,25 @@ def best_checkpoint(folder: RunFolder) -> Path:
     if problem:
         raise RepeatsError(f"{best} is not used: {problem}")
     return best
+
+
+def fetched_checkpoint(folder: RunFolder, config: Config) -> Path:
+    """The best checkpoint as wandb's artifact has it, verified by its own manifest; when it cannot be had,
+    that of the run folder, which has the same bytes."""
+    if config.tracking.wandb != "online":
+        speak(f"this run was followed with --wandb {config.tracking.wandb}: read from its folder")
+        return best_checkpoint(folder)
+    try:
+        best = artifact.fetch(folder.path, config.recipe)
+        problem = checkpoint.verify(best, artifact.LEFT_OUT)
+        if problem is None:
+            speak(f"from the artifact: {best}")
+            return best
+        problem = f"{best}: {problem}"
+    except artifact.FetchError as error:
+        problem = str(error)
+    speak(f"WARNING: the artifact is not used ({problem}); the checkpoint is read from the run folder")
+    return best_checkpoint(folder)
 
 
 def _examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str, list[Example]]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from lib.artifact import project_of
 from lib.config import Config
 from lib.console import speak
 from lib.exits import StoppedError
@@ -97,7 +98,7 @@ class WandbSearch:
         self, config: Config, space: Space, folder: SweepFolder, give_up: Callable[[], None]
     ) -> None:
         self.space, self.folder, self.give_up = space, folder, give_up
-        self.project = f"train-{config.recipe}"
+        self.project = project_of(config.recipe)
         self._agent: threading.Thread | None = None
         self._asked: queue.Queue[tuple[str, dict[str, Any]] | BaseException] = queue.Queue()
         self._told: queue.Queue[Trial] = queue.Queue()

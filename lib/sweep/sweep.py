@@ -22,6 +22,7 @@ from lib.console import speak
 from lib.exits import DONE, REPEATS, StoppedError, code_of
 from lib.files import read_lines
 from lib.runs.folder import RunFolder, parent
+from lib.runs.resume import check_fingerprints
 from lib.start import Once, done_or_trained, once
 from lib.sweep import folder as folders
 from lib.sweep import result, search
@@ -93,6 +94,7 @@ def _all_trials(config: Config, space: Space, num_trials: int, folder: SweepFold
                 f"the sweep stops in trial {trial.number} (exit code {code}); the same command goes on there"
             )
             return code
+        _same_rows([*finished, ended], one)
         folder.finish(ended)
         searching.tell(ended)
         said = result.line(ended, space, [*finished, ended], num_trials)
@@ -127,6 +129,15 @@ def _train(one: Config, folder: SweepFolder, once: Once) -> int:
     with _said_elsewhere(folder.path / "console.log"):
         code, _ = done_or_trained(one, once)
     return code
+
+
+def _same_rows(trials: Sequence[Trial], one: Config) -> None:
+    """Raises CheckError when the last trial read other rows than the first: their scores say nothing of each
+    other."""
+    runs = [RunFolder(parent(one) / str(trial.run)) for trial in (trials[0], trials[-1])]
+    old, new = (run.record()["fingerprints"] for run in runs)
+    advice = f"put the rows back and remove {runs[1].path}, or start over with --resume never"
+    check_fingerprints({key: old[key] for key in ("data", "split")}, new, advice)
 
 
 @contextmanager
