@@ -38,6 +38,8 @@ def absolute_paths(config: Config) -> Config:
     model = config.model.model
     if model not in ("minilm", "tiny"):
         model = full(model)
+    if data.index is not None:  # also one that is not there: the message then says where it was looked for
+        data = dataclasses.replace(data, index=str(Path(data.index).resolve()))
     return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, model=model))
 
 
@@ -48,7 +50,14 @@ def smoke(config: Config) -> Config:
     return replace(
         config,
         smoke=True,
-        data=replace(config.data, data="sample", sample_rows=160, max_length=min(config.data.max_length, 96)),
+        data=replace(
+            config.data,
+            data="sample",
+            sample_rows=160,
+            max_length=min(config.data.max_length, 96),
+            index=None,  # the sample's rows have their contexts
+            context="auto",
+        ),
         model=replace(config.model, model="tiny", init="random"),
         adapter=replace(config.adapter, quantize="none"),  # a toy made in memory has no weights to quantize
         optim=replace(config.optim, batch=16, max_steps=6, epochs=1, lr=1e-3, eval_every=3, precision="fp32"),
@@ -65,6 +74,7 @@ def _problems(config: Config) -> list[str]:
         "--sample-rows": data.sample_rows,
         "--max-rows": data.max_rows,
         "--max-length": data.max_length,
+        "--index-passages": data.index_passages,
         "--lora-alpha": adapter.lora_alpha,
         "--batch": optim.batch,
         "--epochs": optim.epochs,
@@ -105,7 +115,7 @@ def _problems(config: Config) -> list[str]:
         )
     if model.init == "random" and model.freeze != "none":
         found.append(f"--init random with --freeze {model.freeze} would train on noise; use --freeze none")
-    found += _adapter_problems(config)
+    found += _adapter_problems(config) + _retrieval_problems(config)
     if compute.threads is not None and compute.threads > MOST_THREADS:
         found.append(f"--threads is {compute.threads}; use at most {MOST_THREADS}")
     if tracking.name is not None and not re.fullmatch(r"\w[\w .+=,@-]{0,99}", tracking.name):
@@ -119,6 +129,20 @@ def validate(config: Config) -> Config:
     if found:
         raise ValueError("\n".join(found))
     return config
+
+
+def _retrieval_problems(config: Config) -> list[str]:
+    data = config.data
+    found = []
+    if data.context == "retrieved" and data.index is None:
+        found.append("--context retrieved needs an index; add --index FOLDER (scripts/index.py builds one)")
+    if data.context == "ready" and data.index is not None:
+        found.append(f"--context ready never asks --index {data.index}; leave one of them out")
+    if data.index is not None and not data.prompt:
+        found.append(
+            f"--no-prompt leaves the contexts out that --index {data.index} would find; drop one of them"
+        )
+    return found
 
 
 def _adapter_problems(config: Config) -> list[str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
 
 MOST_MISTAKES = 10
 MOST_POINTS = 1000  # of one curve: more cannot be told apart and make the page heavy
-NO_TEXT = ("id", "group", "label", "notes")  # what an example holds beside texts
+NO_TEXT = ("id", "group", "label", "notes", "passage_id", "retrieved")  # what an example holds beside texts
 
 # Stand-ins in the plot -> the page's own colours, so that one plot serves the light and the dark page.
 TEXT, LINE, FAINT, ACCENT, ALARM = "#010101", "#020202", "#030303", "#040404", "#050505"
