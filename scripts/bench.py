@@ -1,7 +1,8 @@
-"""Measure speed against what others do: scripts/bench.py arena --data FILE [--rows N] [--rounds N] [--slow]
+"""Measure speed against what others do: scripts/bench.py arena|index --data FILE [--rows N] [--rounds N]
 
 python scripts/bench.py arena --data sample --rows 128 --rounds 1     # a quick look
 python scripts/bench.py arena --data train.csv --slow                 # everything, half an hour on two cores
+python scripts/bench.py index --data passages.jsonl --rows 1000       # embedding and search
 """
 
 import sys
@@ -16,7 +17,7 @@ from lib import exits
 
 
 def bench(
-    recipe: Annotated[Literal["arena"], tyro.conf.Positional],
+    what: Annotated[Literal["arena", "index"], tyro.conf.Positional],
     data: str = "sample",
     rows: int = 256,
     rounds: int = 3,
@@ -26,13 +27,18 @@ def bench(
     """Measure speed, memory and loss against what others do.
 
     Args:
-        recipe: What to measure.
-        data: The rows to train on, as for train.py.
-        rows: How many of them each arm trains on, once.
+        what: What to measure: training (arena), or retrieval (index).
+        data: The rows to train on, as for train.py; for index a file of passages.
+        rows: How many of them each arm takes, once.
         rounds: How often the arms take turns; each round has a seed of its own.
         threads: CPU threads of an arm.
         slow: Also the arms that take a minute a step (the Trainer's default, the notes' plain loop).
     """
+    if what == "index":
+        from lib.bench import index
+
+        index.main(data, rows, rounds, threads)
+        return exits.DONE
     from lib.bench import arena
 
     arena.main(data, rows, rounds, threads, slow)
