@@ -66,6 +66,8 @@ def absolute_paths(config: Config) -> Config:
     model = config.model.model
     if model not in ("minilm", "tiny"):
         model = full(model)
+    if data.index is not None:  # also one that is not there: the message then says where it was looked for
+        data = dataclasses.replace(data, index=str(Path(data.index).resolve()))
     return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, model=model))
 
 
@@ -77,7 +79,8 @@ def smoke(config: Config) -> Config:
     return replace(
         config,
         smoke=True,
-        data=replace(data, max_cut=1.0),  # a toy's tokens are bytes
+        # a toy's tokens are bytes, and the sample's rows have their contexts
+        data=replace(data, max_cut=1.0, index=None, context="auto"),
         model=replace(config.model, model="tiny", init="random"),
         adapter=replace(config.adapter, quantize="none"),  # a toy made in memory has no weights to quantize
         optim=replace(config.optim, batch=16, max_steps=6, epochs=1, lr=1e-3, eval_every=3, precision="fp32"),
@@ -94,6 +97,7 @@ def _problems(config: Config) -> list[str]:
         "--sample-rows": data.sample_rows,
         "--max-rows": data.max_rows,
         "--max-length": data.max_length,
+        "--index-passages": data.index_passages,
         "--lora-alpha": adapter.lora_alpha,
         "--batch": optim.batch,
         "--epochs": optim.epochs,
@@ -139,7 +143,7 @@ def _problems(config: Config) -> list[str]:
         )
     if model.init == "random" and model.freeze != "none":
         found.append(f"--init random with --freeze {model.freeze} would train on noise; use --freeze none")
-    found += _adapter_problems(config)
+    found += _adapter_problems(config) + _retrieval_problems(config)
     if compute.threads is not None and compute.threads > MOST_THREADS:
         found.append(f"--threads is {compute.threads}; use at most {MOST_THREADS}")
     if tracking.name is not None and not re.fullmatch(r"\w[\w .+=,@-]{0,99}", tracking.name):
@@ -153,6 +157,20 @@ def validate(config: Config) -> Config:
     if found:
         raise ValueError("\n".join(found))
     return config
+
+
+def _retrieval_problems(config: Config) -> list[str]:
+    data = config.data
+    found = []
+    if data.context == "retrieved" and data.index is None:
+        found.append("--context retrieved needs an index; add --index FOLDER (scripts/index.py builds one)")
+    if data.context == "ready" and data.index is not None:
+        found.append(f"--context ready never asks --index {data.index}; leave one of them out")
+    if data.index is not None and not data.prompt:
+        found.append(
+            f"--no-prompt leaves the contexts out that --index {data.index} would find; drop one of them"
+        )
+    return found
 
 
 def _adapter_problems(config: Config) -> list[str]:

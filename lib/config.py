@@ -37,6 +37,12 @@ class DataConfig:
     """Most tokens of one sequence, special tokens included."""
     prompt: bool = True
     """Put the prompt (the context) before each text or option."""
+    index: str | None = None
+    """Folder of an index built by scripts/index.py: rows without a context get one from it."""
+    index_passages: int = 20
+    """Passages found for each row, whose best sentences make its context."""
+    context: Literal["auto", "ready", "retrieved"] = "auto"
+    """Which context is read: the row's own, an index's where there is none (auto), or always an index's."""
     option_score: Literal["mean", "sum"] = "mean"
     """How a language model scores an option: mean or sum of the log-probabilities of its tokens."""
     swap: bool = True

@@ -26,6 +26,8 @@ class Example(TypedDict, total=False):
     texts: list[list[str]]
     question: str
     options: list[str]
+    passage_id: str  # the passage that holds the answer, where a row names it
+    retrieved: list[str]  # the passages an index gave, the nearest first
     label: int  # of the class or the option; rows that are only to be predicted have none
     notes: list[str]  # things worth counting, e.g. "empty response"
 

@@ -24,6 +24,7 @@ LAYERS = (
     ("lib.training", "lib.evaluation", "lib.runs", "lib.tracking"),
     ("lib.task",),
     ("lib.training.engine", "lib.training.checkpoint", "lib.training.memory", "lib.training.optim"),
+    ("lib.retrieval",),
     ("lib.models",),
     ("lib.recipes",),
     ("lib.data",),

@@ -6,7 +6,6 @@ read at all. No row disappears: rows in = rows out + broken lines.
 
 import codecs
 import csv
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from lib import hub
 from lib.config import DataConfig
+from lib.files import sha256_of
 from lib.recipe import Recipe, Row
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -98,14 +98,27 @@ def _load_files(name: str, files: dict[str, Path], recipe: Recipe) -> Source:
         _require_columns(str(file), [row.values for row in rows], recipe.columns)
         source.splits[split] = rows
         source.rejected += rejected
-        with file.open("rb") as handle:
-            source.files[file.name] = hashlib.file_digest(handle, "sha256").hexdigest()
+        source.files[file.name] = sha256_of(file)
     return source
 
 
 def read_file(file: Path) -> tuple[list[RawRow], list[Rejected]]:
     """Rows and broken lines of one .csv, .jsonl or .parquet file. Raises ValueError when it cannot be read at
     all."""
+    rows: list[RawRow] = []
+    rejected: list[Rejected] = []
+    for item in stream(file):
+        if isinstance(item, RawRow):
+            rows.append(item)
+        else:
+            rejected.append(item)
+    if not rows and not rejected:
+        raise ValueError(f"{file} holds no rows")
+    return rows, rejected
+
+
+def stream(file: Path) -> Iterator[RawRow | Rejected]:
+    """The same one by one, for files that are too large to be held."""
     readers: dict[str, Callable[[Path], Iterator[RawRow | Rejected]]] = {
         ".csv": _read_csv,
         ".jsonl": _read_jsonl,
@@ -113,19 +126,10 @@ def read_file(file: Path) -> tuple[list[RawRow], list[Rejected]]:
     }
     if file.suffix not in readers:
         raise ValueError(f"{file} is no data file; use one of {', '.join(SUFFIXES)}, a folder, or a hub id")
-    rows: list[RawRow] = []
-    rejected: list[Rejected] = []
     try:
-        for item in readers[file.suffix](file):
-            if isinstance(item, RawRow):
-                rows.append(item)
-            else:
-                rejected.append(item)
+        yield from readers[file.suffix](file)
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
-    if not rows and not rejected:
-        raise ValueError(f"{file} holds no rows")
-    return rows, rejected
 
 
 def _read_jsonl(file: Path) -> Iterator[RawRow | Rejected]:

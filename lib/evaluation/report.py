@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
 
 MOST_MISTAKES = 10
 MOST_POINTS = 1000  # of one curve: more cannot be told apart and make the page heavy
-NO_TEXT = ("id", "group", "label", "notes")  # what an example holds beside texts
+NO_TEXT = ("id", "group", "label", "notes", "passage_id", "retrieved")  # what an example holds beside texts
 
 TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 

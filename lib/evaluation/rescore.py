@@ -14,6 +14,8 @@ from lib.evaluation import scoring
 from lib.exits import RepeatsError
 from lib.files import read_json, write_json
 from lib.recipe import Example, Recipe
+from lib.retrieval import contexts
+from lib.retrieval.folder import Index
 from lib.runs import resume
 from lib.runs.folder import RunFolder, new_folder
 from lib.runs.prepare import encode, token_budget_of
@@ -45,11 +47,16 @@ def rescore(
     task = make_task(recipe, config, best)
     examples = _examples(config, recipe, folder)
     split = split or "test"
+    index = None
     if data is not None:
         split = OTHER
+        index = _index(config, recipe, folder)
         examples[OTHER] = _other_rows(config, recipe, data, examples)
     into = RunFolder(new_folder(folder.path / "evaluations"))
     try:
+        if index is not None:
+            rows = {OTHER: examples[OTHER]}
+            examples |= contexts.retrieve(rows, config.data, index, into.path, stop.raise_if_requested)[0]
         encode(task, {split: examples[split]}, into, stop)
         scores = scoring.score(config, recipe, task, into, best, examples, (split,), (), world, stop)
         shutil.rmtree(into.encoded)
@@ -96,11 +103,22 @@ def _examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str, li
     """The run's own rows, as they were."""
     source = sources.load(config.data, recipe)
     examples = splits.complete(splits.make(source, recipe), config.data)
+    if (folder.path / contexts.FILE).is_file():
+        examples.splits = contexts.kept(examples.splits, config.data, folder.path)
     before = folder.record()["fingerprints"]
     resume.check_fingerprints(
         {key: before[key] for key in ("data", "split")}, examples.fingerprints(), "put it back"
     )
     return examples.splits
+
+
+def _index(config: Config, recipe: Recipe, folder: RunFolder) -> Index | None:
+    """The index that the run's contexts came from, for other rows. Raises CheckError when it changed."""
+    index = contexts.check(config.data, recipe)
+    if index is not None:
+        before = folder.record()["fingerprints"]
+        resume.check_fingerprints({"index": before["index"]}, {"index": index.fingerprint}, "put it back")
+    return index
 
 
 def _other_rows(config: Config, recipe: Recipe, data: str, own: dict[str, list[Example]]) -> list[Example]:

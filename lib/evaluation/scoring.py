@@ -6,7 +6,7 @@ from typing import Any
 
 from lib.config import Config
 from lib.data import rows as encoded_rows
-from lib.evaluation import evaluate, summary
+from lib.evaluation import evaluate, hits, summary
 from lib.models.placement import place
 from lib.recipe import Example, Recipe
 from lib.runs.folder import RunFolder
@@ -43,5 +43,9 @@ def score(
                 folder.write_submission(split, [recipe.submission(row) for row in said])
         if world.is_main and split in splits:
             beside = summary.baselines(recipe, examples["train"], examples[split])
-            found["splits"][split] = summary.summarize(recipe, said, beside)
+            summed = summary.summarize(recipe, said, beside)
+            found["splits"][split] = summed
+            if (retrieval := hits.summarize(examples[split], said)) is not None:
+                summed["retrieval"] = retrieval
+                summed["warnings"] += hits.warnings(retrieval, examples[split])
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.evaluation import metrics
+from lib.evaluation import hits, metrics
 from lib.recipe import Example, Prediction, Recipe
 
 # better than the majority class in one of these is better than chance
@@ -144,6 +144,8 @@ def table(summary: dict[str, Any]) -> list[str]:
     for score in summary["scores"]:
         cells = [f"{c[score]['value']:.4f} [{c[score]['low']:.4f}, {c[score]['high']:.4f}]" for c in columns]
         lines.append(score.ljust(16) + "".join(cell.ljust(28) for cell in cells))
+    if "retrieval" in summary:
+        lines += hits.lines(summary["retrieval"])
     if "num_false" in summary:
         lines.append(f"{summary['num_false']} false predictions of {summary['num_rows']}")
     return lines + [f"WARNING: {warning}" for warning in summary["warnings"]]

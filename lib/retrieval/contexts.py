@@ -1,0 +1,84 @@
+"""Rows without a context get one from an index.
+
+What was found is written into the run's folder and read from there ever after, so that the same rows have the
+same context on any hardware.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lib.config import DataConfig
+from lib.files import read_lines, write_lines
+from lib.recipe import Example, Recipe
+from lib.retrieval.folder import Index, open_index
+from lib.retrieval.search import Found, Searcher
+
+FILE = "contexts.jsonl"
+Splits = dict[str, list[Example]]
+
+
+def check(config: DataConfig, recipe: Recipe) -> Index | None:
+    """The index that `config` names, before anything is read. Raises ValueError or CheckError when it cannot
+    be used."""
+    if config.index is None:
+        return None
+    if recipe.task != "choose":
+        raise ValueError(
+            "--index finds contexts for questions with options; this recipe has none, leave it out"
+        )
+    return open_index(config.index)
+
+
+def query_of(example: Example) -> str:
+    """Question and options, as they are asked."""
+    return " ".join([example["question"], *example["options"]])
+
+
+def wanting(examples: list[Example], config: DataConfig) -> list[Example]:
+    """The rows that are to get a context."""
+    return [row for row in examples if config.context == "retrieved" or "context" not in row]
+
+
+def retrieve(
+    splits: Splits, config: DataConfig, index: Index, folder: Path, between: Callable[[], None]
+) -> tuple[Splits, list[str]]:
+    """The rows with the contexts that are found for them, written to `folder`; lines for people."""
+    rows = [row for split in splits.values() for row in wanting(split, config)]
+    if not rows:
+        return splits, [
+            "every row has a context of its own: --index is not asked (--context retrieved would)"
+        ]
+    searcher = Searcher(index)
+    found = searcher.search(
+        [query_of(row) for row in rows], config.index_passages, config.max_length, between
+    )
+    write_lines(folder / FILE, (said.as_line(row["id"]) for row, said in zip(rows, found, strict=True)))
+    by_id = {row["id"]: said for row, said in zip(rows, found, strict=True)}
+    total = sum(map(len, splits.values()))
+    facts = [f"contexts for {len(rows)} of {total} rows from {index.path}, kept in {folder / FILE}"]
+    if searcher.num_cut:
+        facts.append(
+            f"{searcher.num_cut} queries were longer than {searcher.embedder.max_length} tokens and cut"
+        )
+    return _put(splits, config, by_id), facts
+
+
+def kept(splits: Splits, config: DataConfig, folder: Path) -> Splits:
+    """The rows with the contexts that were found when the run began; a row that is not among them stays
+    without, and the fingerprint of the data tells."""
+    by_id = {line["id"]: Found.of_line(line) for line in read_lines(folder / FILE)}
+    return _put(splits, config, by_id)
+
+
+def _put(splits: Splits, config: DataConfig, found: dict[str, Found]) -> Splits:
+    return {
+        split: [
+            _with_context(row, found[row["id"]]) if row["id"] in found and wanting([row], config) else row
+            for row in rows
+        ]
+        for split, rows in splits.items()
+    }
+
+
+def _with_context(row: Example, found: Found) -> Example:
+    return Example(**{**row, "context": [found.context], "retrieved": [name for name, _ in found.passages]})  # type: ignore[typeddict-item]

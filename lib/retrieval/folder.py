@@ -1,0 +1,104 @@
+"""An index's folder: what is in it, and whether it may still be used.
+
+`shard-00000.npy` (vectors), `.jsonl` (passages), `.offsets.npy` (where each begins), `.json` (the shard's
+record, written last); `index.faiss` where the vectors are compressed; `build.json` from the beginning;
+`index.json` when all is there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.exits import CheckError
+from lib.files import read_json, sha256_of
+from lib.retrieval.embed import Embedder
+from lib.retrieval.nearest import Nearest, open_compressed, open_exact, shard_file
+from lib.retrieval.passages import PassageStore
+
+FORMAT = 1
+AGAIN = "build it again into another folder: python scripts/index.py {passages} NEW_FOLDER --model {model}"
+
+
+def source_of(identity: dict[str, Any]) -> str:
+    """What was typed for PASSAGES: a path or a hub id."""
+    return str(identity.get("path") or identity["hub"])
+
+
+def same_passages(kept: dict[str, Any], path: Path) -> bool:
+    """Does the file still hold what it held? Its bytes are read only when size or time differ."""
+    found = path.stat()
+    if (found.st_size, found.st_mtime_ns) == (kept["size"], kept["mtime_ns"]):
+        return True
+    return found.st_size == kept["size"] and sha256_of(path) == kept["sha256"]
+
+
+@dataclass(frozen=True)
+class Index:
+    """A finished index."""
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all that decides what is found."""
+        return str(self.record["fingerprint"])
+
+    @property
+    def store(self) -> PassageStore:
+        return PassageStore(self.path, self.record["shard_size"])
+
+    def embedder(self) -> Embedder:
+        """The model that made the vectors. Raises CheckError when it is not the same any more."""
+        record = self.record
+        embedder = Embedder(record["model"], record["precision_asked"], record["revision"])
+        if embedder.fingerprint() != record["model_fingerprint"]:
+            again = AGAIN.format(passages=source_of(record["passages"]), model=record["model"])
+            raise CheckError(
+                f"the embedding model {record['model']} is not the one {self.path} was built with "
+                f"({record['model_fingerprint'][:12]} then, {embedder.fingerprint()[:12]} now): queries and "
+                f"passages would not fit each other. Put the old weights back, or {again}"
+            )
+        return embedder
+
+    def nearest(self) -> Nearest:
+        """Raises ValueError when a file of vectors is missing, CheckError when one is damaged."""
+        record, shards = self.record, self.record["shards"]
+        for number, shard in enumerate(shards):
+            file = shard_file(self.path, number)
+            if not file.is_file():
+                raise ValueError(
+                    f"{file} is missing; run the same scripts/index.py command into a new folder"
+                )
+            if record["kind"] == "exact" and sha256_of(file) != shard["sha256"]["vectors"]:
+                raise CheckError(f"{file} is damaged: its sha256 is not what {self.path / 'index.json'} says")
+        if record["kind"] == "exact":
+            return open_exact(self.path, len(shards), record["dimension"])
+        return open_compressed(self.path, record["shard_size"])
+
+
+def open_index(path: str) -> Index:
+    """A finished index whose passages are what they were. Raises ValueError when there is none, CheckError
+    when its passages changed."""
+    folder = Path(path)
+    if not (folder / "index.json").is_file():
+        begun = (folder / "build.json").is_file()
+        raise ValueError(
+            f"--index {path} is "
+            + ("not finished; run the scripts/index.py command that began it again" if begun else "no index")
+            + ("" if begun else " (no index.json in it); make one: python scripts/index.py PASSAGES FOLDER")
+        )
+    index = Index(folder, read_json(folder / "index.json"))
+    if index.record["format"] != FORMAT:
+        raise ValueError(
+            f"--index {path} has the format {index.record['format']}, this version reads {FORMAT}"
+        )
+    passages = index.record["passages"]
+    if "path" in passages and Path(passages["path"]).is_file():
+        file = Path(passages["path"])
+        if not same_passages(passages, file):
+            raise CheckError(
+                f"{file} changed since {path} was built of it; put the old file back, or "
+                + AGAIN.format(passages=file, model=index.record["model"])
+            )
+    return index

@@ -1,0 +1,36 @@
+"""How far a long job is: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from lib.console import speak
+
+
+class Progress:
+    """Passages done, of how many (None: nobody knows)."""
+
+    def __init__(self, done: int, total: int | None) -> None:
+        self.begun_at, self.done, self.total, self.began_s = done, done, total, time.monotonic()
+        self.bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, initial=done, unit="passages", dynamic_ncols=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def step(self, size: int) -> None:
+        self.done += size
+        if self.bar is not None:
+            self.bar.update(size)
+            return
+        rate = (self.done - self.begun_at) / (time.monotonic() - self.began_s)
+        of = f" of {self.total}" if self.total else ""
+        left = f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left" if self.total else ""
+        speak(f"{self.done}{of} passages, {rate:.0f} passages/s{left}")
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,59 @@
+"""Build an index for retrieval: scripts/index.py PASSAGES OUT [--model minilm] [--kind auto|exact|ivfpq]
+
+python scripts/index.py passages.jsonl wiki.index                                   # text, title and id
+python scripts/index.py wikimedia/wikipedia wiki.index --config-name 20231101.en    # streamed from the hub
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+
+from lib import exits
+from lib.console import speak
+
+
+def index(
+    passages: Annotated[str, tyro.conf.Positional],
+    out: Annotated[Path, tyro.conf.Positional],
+    model: str = "minilm",
+    kind: Literal["auto", "exact", "ivfpq"] = "auto",
+    config_name: str | None = None,
+    split: str = "train",
+    revision: str = "main",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    max_rejected: float = 0.01,
+    shard_size: int = 8192,
+    threads: int | None = None,
+) -> int:
+    """Build an index of passages. Killed or stopped, the same command goes on.
+
+    Args:
+        passages: A .jsonl, .csv or .parquet file (column text; title and id where there are some), a .txt
+            file with a passage a line, or a hub data set, read as a stream.
+        out: The index's folder.
+        model: minilm, or the hub id or folder of a sentence-transformers model (safetensors only).
+        kind: exact compares a query with every vector; ivfpq compresses them. auto: exact up to a million.
+        config_name: The configuration of a hub data set.
+        split: The split of a hub data set.
+        revision: Branch, tag or commit of a hub data set.
+        precision: auto: bf16 autocast where the device computes it natively, else fp32.
+        max_rejected: Share of broken lines (0 to 1) above which nothing is built.
+        shard_size: Passages held in memory at a time.
+        threads: CPU threads. None: all cores.
+    """
+    from lib.retrieval import passages as sources
+    from lib.retrieval.build import Builder, Settings
+
+    source = sources.find(passages, config_name, split, revision)
+    record = Builder(source, out, Settings(model, kind, precision, shard_size), max_rejected, threads).build()
+    cut = f", {record['num_cut']} of them longer than the model reads" if record["num_cut"] else ""
+    speak(f"{out}: {record['num_passages']} passages{cut}, {record['kind']}; use it with --index {out}")
+    return exits.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(exits.run(lambda: tyro.cli(index, description=__doc__)))
