@@ -14,7 +14,7 @@ FILES = sorted(path for folder in ("lib", "scripts") for path in (ROOT / folder)
 LAYERS = (
     ("scripts",),
     ("lib.bench",),
-    ("lib.run", "lib.launch", "lib.seeds"),
+    ("lib.run", "lib.launch", "lib.seeds", "lib.export"),
     ("lib.evaluation.rescore",),
     ("lib.runs.prepare", "lib.evaluation.scoring"),
     ("lib.tasks",),

@@ -39,7 +39,7 @@ def rescore(run: Path, split: str | None, data: str | None, threads: int | None)
     world = dist.setup(threads or folder.record()["environment"]["threads"])
     config = replace(config, optim=replace(config.optim, token_budget=token_budget_of(best)))
     task = make_task(recipe, config, best)
-    examples = _examples(config, recipe, folder)
+    examples = own_examples(config, recipe, folder)
     split = split or "test"
     if data is not None:
         split = OTHER
@@ -69,8 +69,8 @@ def best_checkpoint(folder: RunFolder) -> Path:
     return best
 
 
-def _examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str, list[Example]]:
-    """The run's own rows, as they were."""
+def own_examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str, list[Example]]:
+    """The run's own rows, as they were. Raises ValueError (they are gone), CheckError (they changed)."""
     source = sources.load(config.data, recipe)
     examples = splits.complete(splits.make(source, recipe), config.data)
     before = folder.record()["fingerprints"]
