@@ -32,6 +32,18 @@ def commit_of(kind: Literal["model", "dataset"], name: str, revision: str) -> st
     return commit
 
 
+def licence_of(name: str) -> str | None:
+    """The licence that a model's page names; None when it names none or cannot be asked."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    try:
+        card = huggingface_hub.HfApi().model_info(name, timeout=TIMEOUT_S).card_data
+    except (HfHubHTTPError, HFValidationError, OSError, HTTPError):
+        return None
+    return card.license if card is not None and isinstance(card.license, str) else None
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

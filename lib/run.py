@@ -27,6 +27,7 @@ from lib.recipe import Prediction, Recipe
 from lib.runs import lint
 from lib.runs.folder import RunFolder
 from lib.runs.prepare import PROBES, Prepared, checkpoint_path, prepare, read_examples
+from lib.runs.record import base_fingerprint
 from lib.runs.resume import check_fingerprints
 from lib.task import Task
 from lib.tasks import make as make_task
@@ -160,12 +161,10 @@ def _assemble(
 def _record_weights(model: nn.Module, task: Task, folder: RunFolder, fresh: bool) -> None:
     """Keep the fingerprints of the weights that a run begins with. Raises CheckError when those that no
     checkpoint keeps (a frozen base) are not what they were."""
-    weights, kept = model.state_dict(), task.state(model)
-    base = {name: value for name, value in weights.items() if name not in kept}
-    fingerprints = {"base": backbone.fingerprint(base)} if base else {}
+    fingerprints = base_fingerprint(model, task)
     if fresh:
-        folder.write_record(weights=backbone.fingerprint(weights), base=fingerprints.get("base"))
-    elif base:
+        folder.write_record(weights=backbone.fingerprint(model.state_dict()), base=fingerprints.get("base"))
+    elif fingerprints:
         check_fingerprints({"base": folder.record()["base"]}, fingerprints)
 
 

@@ -33,6 +33,10 @@ class Task(Protocol):
     tokenizer: Any
     model_type: str
     """The family, as transformers names it."""
+    described: Any
+    """What is known of the model (lib.models.backbone.Described)."""
+    kind: Any
+    """What is taken of it: the token vectors of an encoder, or the words of a language model."""
     counts: dict[str, int]
     """What `encode` cut and counted."""
 
@@ -53,6 +57,9 @@ class Task(Protocol):
 
     def build(self, folder: Path | None) -> nn.Module:
         """The model: fresh, or with the weights of a checkpoint's folder."""
+
+    def assemble(self, base: Any, frozen: list[nn.Module]) -> nn.Module:
+        """The whole model on a backbone; `frozen` modules stay in evaluation mode."""
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """What of the model a checkpoint keeps, by name, as it is (no copies): all of it, or what trains."""

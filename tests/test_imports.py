@@ -17,7 +17,7 @@ LAYERS = (
     ("lib.sweep",),
     ("lib.seeds",),
     ("lib.start",),
-    ("lib.run", "lib.launch"),
+    ("lib.run", "lib.launch", "lib.export"),
     ("lib.evaluation.rescore",),
     ("lib.runs.prepare", "lib.evaluation.scoring"),
     ("lib.tasks",),

@@ -34,10 +34,17 @@ def predict(
             raise StoppedError("stopped during evaluation")
         if not piece.weight:  # a filler: only the exchange above is needed
             continue
-        batch = task.collate(rows, piece.rows).to(world.device)
-        with torch.inference_mode(), precision.autocast(precision_name, world.device):
-            found = task.predict(model, batch)
-        mine += [Prediction(id=rows.ids[row], **said) for row, said in zip(piece.rows, found, strict=True)]  # type: ignore[typeddict-item]
+        mine += answer(model, task, rows, piece.rows, world, precision_name)
     by_id = {row["id"]: row for share in dist.gather_json(mine) for row in share}
     assert len(by_id) == len(rows), "every row is predicted exactly once"
     return [by_id[identity] for identity in rows.ids]
+
+
+def answer(
+    model: nn.Module, task: Task, rows: Rows, indices: tuple[int, ...], world: World, precision_name: str
+) -> list[Prediction]:
+    """One record for each of the rows of one batch."""
+    batch = task.collate(rows, indices).to(world.device)
+    with torch.inference_mode(), precision.autocast(precision_name, world.device):
+        found = task.predict(model, batch)
+    return [Prediction(id=rows.ids[row], **said) for row, said in zip(indices, found, strict=True)]  # type: ignore[typeddict-item]

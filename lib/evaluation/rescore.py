@@ -45,7 +45,7 @@ def rescore(
     world = dist.setup(threads or folder.record()["environment"]["threads"])
     config = replace(config, optim=replace(config.optim, token_budget=token_budget_of(best)))
     task = make_task(recipe, config, best)
-    examples = _examples(config, recipe, folder)
+    examples = own_examples(config, recipe, folder)
     split = split or "test"
     index = None
     if data is not None:
@@ -99,8 +99,8 @@ def fetched_checkpoint(folder: RunFolder, config: Config) -> Path:
     return best_checkpoint(folder)
 
 
-def _examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str, list[Example]]:
-    """The run's own rows, as they were."""
+def own_examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str, list[Example]]:
+    """The run's own rows, as they were. Raises ValueError (they are gone), CheckError (they changed)."""
     source = sources.load(config.data, recipe)
     examples = splits.complete(splits.make(source, recipe), config.data)
     if (folder.path / contexts.FILE).is_file():

@@ -9,6 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from lib.models import backbone
+from lib.task import Task
 from lib.training.dist import World
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +45,13 @@ def environment(world: World, precision: str) -> dict[str, Any]:
         "precision": precision,
     }
     return found | {"backend": world.backend, "hardware": str(world), "cores": os.cpu_count()}
+
+
+def base_fingerprint(model: nn.Module, task: Task) -> dict[str, str]:
+    """sha256 of the weights that no checkpoint keeps (a frozen base); empty where there are none."""
+    weights, kept = model.state_dict(), task.state(model)
+    base = {name: value for name, value in weights.items() if name not in kept}
+    return {"base": backbone.fingerprint(base)} if base else {}
 
 
 def command() -> str:

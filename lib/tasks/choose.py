@@ -60,6 +60,7 @@ class Choose(ModelTask):
     def __init__(self, recipe: Recipe, config: Config, described: backbone.Described) -> None:
         super().__init__(recipe, config, described, _kind(described.config))
         self.counts |= {"contexts cut": 0, "context tokens cut": 0}
+        self.question = QUESTION[self.kind]
 
     def check(self) -> None:
         super().check()
@@ -81,7 +82,7 @@ class Choose(ModelTask):
             raise ValueError(f"--max-length {length} is more than {name} looks back; use at most {window}")
 
     def encode(self, examples: list[Example], between: Callable[[], None] = lambda: None) -> list[EncodedRow]:
-        use_context, template = self.config.data.prompt, QUESTION[self.kind]
+        use_context, template = self.config.data.prompt, self.question
         texts: list[str] = []
         for example in examples:
             texts += example.get("context", []) if use_context else []

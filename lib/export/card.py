@@ -1,0 +1,197 @@
+"""The model card: where the weights come from, what they scored, how to load them.
+
+Its YAML front matter is written by the hub's own library; texts from elsewhere are escaped. Names that mean
+nothing outside this machine (a local base, a local file) are left out of the front matter, which takes hub
+ids only, and of the card all but their last part.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib import hub
+from lib import recipe as recipes
+from lib.config import Config, flatten, to_dict
+from lib.data import text
+from lib.data.splits import side_of
+from lib.files import read_json, write_json
+from lib.models import adapters, backbone
+from lib.recipe import Example, Recipe
+from lib.runs.folder import RunFolder
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+UNKNOWN = "unknown"
+HIDDEN = ("tracking", "compute")  # parts of a configuration that decide no number
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model or data set that this one was made from."""
+
+    name: str
+    hub_id: str | None
+    licence: str
+
+
+def base_of(config: Config) -> Origin:
+    """The base model; its licence as its own page or folder names it."""
+    name = config.model.model
+    if name == "tiny" or config.model.init == "random":
+        return Origin(f"random weights in the shape of {Path(name).name}", None, "needs none")
+    if name == "minilm":
+        return Origin(MINILM, MINILM, "apache-2.0")
+    if Path(name).exists():
+        return Origin(f"{Path(name).name} (a local folder)", None, _licence_in(Path(name)) or UNKNOWN)
+    return Origin(name, name, hub.licence_of(name) or UNKNOWN)
+
+
+def _licence_in(folder: Path) -> str | None:
+    """What the front matter of a folder's README.md says."""
+    try:
+        lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not lines or lines[0].strip() != "---":
+        return None
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        if found := re.fullmatch(r"license:\s*([\w.+-]+)\s*", line):
+            return found[1]
+    return None
+
+
+def data_of(config: Config, record: dict[str, Any]) -> Origin:
+    """The data set and the licence that the run recorded for it."""
+    name, licence = config.data.data, record.get("licence", UNKNOWN)
+    if name == "sample":
+        return Origin("generated sample rows", None, licence)
+    if record.get("revision"):
+        return Origin(f"{name} at commit {record['revision'][:12]}", name, licence)
+    files = ", ".join(f"{file} (sha256 {digest[:12]})" for file, digest in record.get("files", {}).items())
+    return Origin(f"local files: {files}", None, licence)
+
+
+def name_base(folder: Path, config: Config) -> None:
+    """Write the base's public name into an adapter's configuration instead of a path of this machine."""
+    path, base = folder / "adapter_config.json", base_of(config)
+    write_json(path, read_json(path) | {"base_model_name_or_path": base.hub_id or config.model.model})
+
+
+def render(folder: RunFolder, config: Config, export: Path, full: bool, checked: Any) -> str:
+    """The text of README.md."""
+    import jinja2
+
+    recipe, record = recipes.load(config.recipe), folder.record()
+    path = folder.path / "scores.json"
+    splits = read_json(path)["splits"] if path.exists() else {}
+    base, data = base_of(config), data_of(config, record)
+    adapter = (export / adapters.WEIGHTS).exists()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"words": words, "code": code, "literal": repr, "interval": _interval}
+    page = environment.get_template("card.md.jinja").render(
+        front=front_matter(recipe, config, base, data, splits, adapter),
+        run=folder.path.name,
+        recipe_name=config.recipe,
+        base=base,
+        data=data,
+        splits=splits,
+        better=recipe.better,
+        record=record,
+        settings=_settings(config),
+        config=config,
+        adapter=adapter,
+        merged=bool(config.adapter.lora_rank) and not adapter,
+        full=full,
+        checked=checked,
+        **_example_values(recipe, config, export, adapter),
+    )
+    return page.encode("utf-8", "replace").decode()
+
+
+def front_matter(
+    recipe: Recipe, config: Config, base: Origin, data: Origin, splits: dict[str, Any], adapter: bool
+) -> str:
+    """YAML between its dashes; only what the hub can look up."""
+    from huggingface_hub import ModelCardData
+
+    found = ModelCardData(
+        license=base.licence if re.fullmatch(r"[a-z0-9.+-]+", base.licence) else UNKNOWN,
+        base_model=base.hub_id,
+        datasets=[data.hub_id] if data.hub_id else None,
+        library_name="peft" if adapter else "transformers",
+        tags=[config.recipe, recipe.task, *(["lora"] if config.adapter.lora_rank else []), "fine-tuned"],
+        metrics=list(splits["test"]["scores"]) if "test" in splits else None,
+    )
+    return found.to_yaml()
+
+
+def words(value: object) -> str:
+    """A text from elsewhere as plain words of one line of Markdown."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(value).split()))
+
+
+def code(value: object) -> str:
+    """The same between backticks."""
+    return "`" + " ".join(str(value).replace("`", "'").replace("|", "/").split()) + "`"
+
+
+def _interval(score: dict[str, float]) -> str:
+    return f"{score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}]"
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Dotted key -> value of everything that decides numbers, paths cut to their last part."""
+    parts = {key: value for key, value in to_dict(config).items() if key not in HIDDEN}
+    flat = flatten(parts)
+    for key in ("data.data", "model.model"):
+        if Path(flat[key]).exists():
+            flat[key] = Path(flat[key]).name
+    return flat
+
+
+def _example_values(recipe: Recipe, config: Config, export: Path, adapter: bool) -> dict[str, Any]:
+    """What the example in the card needs to know of the model."""
+    from lib.export.check import open_task
+
+    task = open_task(config, export)
+    specials = text.specials_of(task.tokenizer)
+    example = _example(recipe, config)
+    blank = text.continuations(task.tokenizer, ["a"])[0] != "a"
+    loader = backbone.AUTO_CLASSES[task.kind]
+    quantization = adapters.quantization(config.adapter, config.optim.precision) if adapter else None
+    known = quantization.to_diff_dict() if quantization is not None else {}
+    source = base_of(config).hub_id or config.model.model
+    labels = len(recipe.labels)
+    return {
+        "task": recipe.task,
+        "kind": task.kind,
+        "loader": loader,
+        "specials": specials,
+        "length": config.data.max_length,
+        "min_context": text.MIN_CONTEXT,
+        "pooling": backbone.pooling(task.described.config, config.model.pooling),
+        "example": example,
+        "blank": blank,
+        "question_template": getattr(task, "question", "{}"),
+        "labels": recipe.labels[: len(example["options"])] if "options" in example else recipe.labels,
+        "one_output": labels == 2,
+        "source": source,
+        "quantization": {key: value for key, value in known.items() if key != "quant_method"},
+    }
+
+
+def _example(recipe: Recipe, config: Config) -> Example:
+    """A generated row, so that no data set's text is published: the first test row of a run on samples."""
+    examples = [recipe.to_example(row) for row in recipe.sample(max(100, config.data.sample_rows), 0)]
+    found = next(example for example in examples if side_of(example["group"]) == "test")
+    if not config.data.prompt:
+        found.pop("context", None)
+    return found

@@ -1,0 +1,227 @@
+"""A finished run -> a folder that plain transformers (or peft) opens, with the project's head beside it.
+
+It is written beside its place, checked there by a fresh process against the run's stored probabilities, and
+renamed: a folder with the asked-for name is whole and checked.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+
+from lib import recipe as recipes
+from lib.config import Config
+from lib.evaluation.rescore import best_checkpoint, own_examples
+from lib.exits import CheckError, RepeatsError
+from lib.export import card
+from lib.files import fsync_folder, read_json, write_text
+from lib.models import adapters, merging
+from lib.runs import record
+from lib.runs.folder import RunFolder
+from lib.runs.record import ROOT
+from lib.runs.resume import check_fingerprints
+from lib.tasks import make as make_task
+from lib.training.signals import SIGNALS
+
+HEAD = "head.safetensors"
+Base = Literal["dequantized", "full"]
+# How far probabilities may be from the stored ones. The same weights in the same batches give the same bits
+# on the machine the run had, and so do an adapter and its base. Adding an adapter to its base rounds each
+# weight once (by 2**-24 of it). Where products are taken in bfloat16 (rounded by 2**-9), a merged weight is
+# rounded as one number instead of two. Int8 products round their inputs too, which float32 ones do not.
+SAME, FLOAT32, BFLOAT16, INT8 = 1e-6, 1e-4, 0.03, 0.05
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the fresh process found."""
+
+    rows: int
+    largest: float
+    bound: float | None
+    """None: weights other than the run's were asked for (--base full), so nothing is promised."""
+
+
+def export(run: Path, out: Path, adapter_only: bool, base: Base | None, check: bool) -> Checked | None:
+    """Write `out`. Raises ValueError (no such run, `out` is taken), RepeatsError (damaged checkpoint),
+    CheckError (another base, other probabilities)."""
+    folder = RunFolder(run)
+    config = folder.config()
+    best = best_checkpoint(folder)
+    _refuse(config, adapter_only, base)
+    _refuse_taken(out)
+    rows = _rows_to_check(folder, config) if check else None
+    with _beside(out) as beside:
+        _write(folder, config, best, beside, adapter_only, base == "full")
+        checked = None if rows is None else _check(folder, config, beside, rows, base == "full")
+        write_text(beside / "README.md", card.render(folder, config, beside, base == "full", checked))
+        _place(beside, out)
+    return checked
+
+
+def said(out: Path, checked: Checked | None) -> str:
+    """One or two lines for people."""
+    if checked is None:
+        return f"exported to {out}; NOT checked (--no-check)"
+    if checked.bound is None:
+        limit = "no bound holds: --base full has other weights than the run"
+    else:
+        limit = f"at most {checked.bound:g} is allowed"
+    return (
+        f"exported to {out}\nchecked in a fresh process: over {checked.rows} test rows probabilities differ "
+        f"by at most {checked.largest:.3g} from the run's ({limit})"
+    )
+
+
+def _refuse(config: Config, adapter_only: bool, base: Base | None) -> None:
+    if adapter_only and not config.adapter.lora_rank:
+        raise ValueError("--adapter-only: this run has no adapter (--lora-rank 0); leave it out")
+    if base is not None and config.adapter.quantize == "none":
+        raise ValueError(f"--base {base} is for quantized runs; this run's base is in float32. Leave it out")
+    if base is not None and adapter_only:
+        raise ValueError(f"--base {base} says what is merged into; --adapter-only merges nothing")
+
+
+def _refuse_taken(out: Path) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ValueError(f"{out} is there and no folder; name another one")
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty and nothing is overwritten; name another folder, or remove it")
+
+
+def _rows_to_check(folder: RunFolder, config: Config) -> list[Any]:
+    """The rows that the stored test predictions are of."""
+    if not (folder.predictions("test").exists() and (folder.path / "scores.json").exists()):
+        raise ValueError(
+            f"{folder.path} has no test predictions to check the export against; let the run finish, or "
+            "export without the check: --no-check"
+        )
+    try:
+        return own_examples(config, recipes.load(config.recipe), folder)["test"]
+    except (ValueError, CheckError) as error:
+        advice = "the export cannot be checked without the run's rows; bring them back, or add --no-check"
+        raise type(error)(f"{error}\n{advice}") from error
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A hidden folder to write in, removed again however this ends; what a killed process left there goes."""
+    beside = out.absolute().parent / f".{out.name}.exporting"
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        handle = os.open(beside, os.O_RDONLY)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be made: {error.strerror}; name another folder") from error
+    before = {number: signal.signal(number, _stop) for number in SIGNALS}
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another export to {out} is going on; wait for it or name another") from None
+        try:
+            for path in beside.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield beside
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    finally:
+        os.close(handle)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt  # SIGTERM would end the process without removing what was written
+
+
+def _write(folder: RunFolder, config: Config, best: Path, into: Path, adapter_only: bool, full: bool) -> None:
+    """Weights, tokenizer and head."""
+    task = make_task(recipes.load(config.recipe), config, best)
+    model: Any = task.build(best)
+    if found := record.base_fingerprint(model, task):
+        advice = "take the base that the run began with (and a machine of the same kind, if it is quantized)"
+        check_fingerprints({"base": folder.record()["base"]}, found, advice)
+    if adapter_only:
+        for path in (best / "adapter").iterdir():
+            shutil.copyfile(path, into / path.name)
+        card.name_base(into, config)
+    else:
+        backbone = merging.whole(model, task.described, task.kind, config, best, full)
+        backbone.config.use_cache = True  # training switches it off; who generates wants it
+        _save(backbone, into)
+    task.tokenizer.save_pretrained(into)
+    if (best / HEAD).exists():
+        shutil.copyfile(best / HEAD, into / HEAD)
+
+
+def _save(backbone: Any, into: Path) -> None:
+    """Raises RepeatsError when the disk is full."""
+    try:
+        with warnings.catch_warnings():  # transformers warns of what its own save calls
+            warnings.simplefilter("ignore", FutureWarning)
+            backbone.save_pretrained(into)
+    except safetensors.SafetensorError as error:
+        raise RepeatsError(f"the weights could not be written: {error}; make room on the disk") from error
+
+
+def bound(folder: RunFolder, config: Config, adapter: bool, where: str, torch: str) -> float:
+    """How far the export's probabilities may be from the stored ones."""
+    merged = not adapter and (config.adapter.lora_rank > 0 or config.adapter.quantize != "none")
+    environment = folder.record()["environment"]
+    if not merged and where in environment["hardware"] and torch == environment["torch"]:
+        return SAME
+    if config.adapter.quantize == "int8":
+        return INT8
+    return BFLOAT16 if read_json(folder.path / "scores.json")["precision"] == "bf16" else FLOAT32
+
+
+def _check(folder: RunFolder, config: Config, beside: Path, rows: list[Any], full: bool) -> Checked:
+    """Raises CheckError when the exported files say something else than the run did."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "lib.export.check", str(folder.path), str(beside)],
+        input=json.dumps(rows),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    if done.returncode:
+        words = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise CheckError(f"the exported files cannot be scored, so nothing was exported:\n{words}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    limit = bound(folder, config, (beside / adapters.WEIGHTS).exists(), found["where"], found["torch"])
+    checked = Checked(found["rows"], found["largest"], None if full else limit)
+    if checked.bound is not None and not checked.largest <= checked.bound:
+        raise CheckError(
+            f"the exported files give other probabilities than the run did: they differ by up to "
+            f"{checked.largest:.3g} over {checked.rows} rows, at most {checked.bound:g} is allowed. Nothing "
+            "was exported; score the run again with scripts/evaluate.py to see whether it still says the same"
+        )
+    return checked
+
+
+def _place(beside: Path, out: Path) -> None:
+    """Flush everything to the disk and give the folder its name."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in beside.rglob("*"):
+        path.chmod(0o666 & ~umask)  # safetensors lets nobody else read
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    fsync_folder(beside)
+    try:
+        beside.rename(out)  # an empty folder gives way; one that filled up meanwhile does not
+    except OSError as error:
+        raise ValueError(f"{out} was filled by somebody else meanwhile; name another folder") from error
+    fsync_folder(out.absolute().parent)

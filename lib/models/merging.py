@@ -1,0 +1,53 @@
+"""What a run trained, as one model of plain float32 weights: adapters added in, 4 and 8 bits written out.
+
+A quantized run's forward pass multiplies with what its 4 or 8 bits stand for, so those numbers, and not the
+full-precision ones they were made from, are the weights that its scores belong to.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lib.config import Config
+from lib.models import adapters, backbone
+
+# what peft puts around a layer that it changes
+WRAPPERS = (".base_layer", ".original_module")
+
+
+def whole(model: Any, described: Any, kind: Any, config: Config, folder: Path, full: bool) -> Any:
+    """The backbone of `model`, which was built from the checkpoint `folder`, in plain float32. Of a quantized
+    one the weights that its bits stand for, or with `full` those they were made from. peft's own merge into 4
+    bits would round once more, so bits are written out first and the adapter is added in float32."""
+    found, adapter = model.backbone, config.adapter
+    if adapter.quantize != "none":
+        plain = backbone.load(described, config.model, kind, config.optim.seed)
+        if not full:
+            _write_out_bits(adapters.plain(found), plain)
+        found = plain
+        if adapter.lora_rank:
+            found = adapters.add(plain, adapter, config.optim.seed)
+            adapters.load(found, folder / "adapter")
+    if adapter.lora_rank:
+        found = found.merge_and_unload()
+    return found.eval()
+
+
+def _write_out_bits(quantized: nn.Module, plain: nn.Module) -> None:
+    """Put the weights that a quantized model stands for into a plain one."""
+    from peft.utils.integrations import dequantize_bnb_weight
+
+    count = 0
+    for name, module in quantized.named_modules():
+        weight: Any = getattr(module, "weight", None)
+        if type(weight).__name__ not in ("Params4bit", "Int8Params") or ".modules_to_save." in name:
+            continue
+        for wrapper in WRAPPERS:
+            name = name.replace(wrapper, "")
+        target: Any = plain.get_submodule(name).weight
+        with torch.no_grad():
+            target.copy_(dequantize_bnb_weight(weight, getattr(module, "state", None)))
+        count += 1
+    assert count, "a quantized model has quantized layers"

@@ -1,0 +1,415 @@
+"""Exports: what plain transformers and peft make of them, their cards, and what is left when one fails."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lib import exits, recipe, run
+from lib.command_line import parse
+from lib.config import Config
+from lib.data import splits
+from lib.exits import CheckError, RepeatsError
+from lib.export import card, check, make, push
+from lib.files import read_json, read_lines, write_json
+from lib.models import merging
+from lib.runs.folder import RunFolder
+from tests.tools import SHARED, SHORT, command, only_run, point_hub_at, wide_model
+
+STORIES = SHARED / "models" / "stories260K"
+ROWS = ["--sample-rows", "150", "--max-rows", "20", "--max-steps", "3", "--eval-every", "3"]
+
+
+def train(at: Path, name: str, *flags: str) -> Path:
+    words = [*SHORT, *ROWS, "--runs-dir", str(at / "runs"), *flags]
+    config = parse(recipe.load(name).config, words, "test")
+    assert exits.run(lambda: run.train(config)) == 0
+    return only_run(at / "runs")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Arena: pairs, a context, three classes."""
+    at = tmp_path_factory.mktemp("tiny")
+    return train(at, "arena", "--model", "tiny", "--init", "random")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BoolQ: two classes under one output; every weight of a BERT of hidden size 384 trains."""
+    at = tmp_path_factory.mktemp("wide")
+    model = wide_model(at / "model")
+    flags = ["--model", model, "--init", "random", "--quantize", "none", "--lora-rank", "0"]
+    return train(at, "boolq", *flags)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real, trained decoder in a folder that a test may change."""
+    folder = tmp_path_factory.mktemp("base") / "stories"
+    shutil.copytree(STORIES, folder, copy_function=shutil.copyfile)
+    folder.chmod(0o755)
+    return folder
+
+
+LORA = ["--lora-rank", "4", "--lr", "1e-2", "--max-length", "256"]
+
+
+@pytest.fixture(scope="module")
+def lora(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("lora")
+    return train(at, "boolq", "--model", str(base), "--quantize", "none", *LORA)
+
+
+@pytest.fixture(scope="module")
+def nf4(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Choose with a decoder: no head; the base in 4 bits."""
+    at = tmp_path_factory.mktemp("nf4")
+    return train(at, "science_exam", "--model", str(base), "--quantize", "nf4", *LORA)
+
+
+def example_of(out: Path) -> str:
+    """The Python lines of the card."""
+    (found,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    return found
+
+
+def in_a_fresh_process(out: Path, run: Path) -> tuple[list[float], list[list[float]]]:
+    """What the card's very lines print, and what their function says of the first stored test rows: without
+    this project."""
+    config, loaded = RunFolder(run).config(), recipe.load(RunFolder(run).config().recipe)
+    examples = [loaded.to_example(row) for row in loaded.sample(config.data.sample_rows, 0)]
+    rows = [row for row in examples if splits.side_of(row["group"]) == "test"][:4]
+    asked = [
+        {key: row[key] for key in ("texts", "question", "options", "context") if key in row} for row in rows
+    ]  # type: ignore[literal-required]
+    more = f"\nimport json\nprint(json.dumps([probabilities(**row) for row in {asked!r}]))\n"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", example_of(out) + more], cwd=out, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    return json.loads(lines[-2]), json.loads(lines[-1])
+
+
+def stored(run: Path) -> list[list[float]]:
+    return [row["probabilities"] for row in read_lines(RunFolder(run).predictions("test"))]
+
+
+def close(found: list[list[float]], expected: list[list[float]], by: float) -> bool:
+    pairs = [pair for rows in zip(found, expected, strict=True) for pair in zip(*rows, strict=True)]
+    return all(abs(first - second) <= by for first, second in pairs)
+
+
+@pytest.mark.parametrize("name", ["tiny", "wide"])
+def test_a_whole_model_is_the_checkpoint_to_the_bit_and_the_cards_lines_score_with_it(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    import transformers
+
+    folder: Path = request.getfixturevalue(name)
+    out = tmp_path / "out"
+    checked = make.export(folder, out, adapter_only=False, base=None, check=True)
+    assert checked is not None and checked.largest == 0 and checked.bound == 1e-6
+    model = transformers.AutoModel.from_pretrained(out)
+    best = (folder / "checkpoints" / "best").resolve()
+    for key, value in load_file(best / "backbone" / "model.safetensors").items():
+        assert torch.equal(model.state_dict()[key], value), key
+    assert (out / "head.safetensors").read_bytes() == (best / "head.safetensors").read_bytes()
+    first, said = in_a_fresh_process(out, folder)
+    # one row at a time instead of a batch: sums in float32 are taken in another order
+    assert first == said[0] and close(said, stored(folder)[:4], 1e-5)
+    words = transformers.AutoTokenizer.from_pretrained(out)
+    assert words("a b", add_special_tokens=False)["input_ids"]
+
+
+def test_a_merged_adapter_is_its_base_plus_the_product_of_its_matrices(
+    lora: Path, base: Path, tmp_path: Path
+) -> None:
+    import transformers
+
+    out = tmp_path / "out"
+    checked = make.export(lora, out, adapter_only=False, base=None, check=True)
+    assert checked is not None and 0 <= checked.largest <= checked.bound == 1e-4
+    model = transformers.AutoModel.from_pretrained(out)
+    adapter = load_file(lora / "checkpoints" / "best" / "adapter" / "adapter_model.safetensors")
+    plain = load_file(base / "model.safetensors")
+    name = "layers.2.self_attn.q_proj"
+    a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    expected = plain[f"model.{name}.weight"] + 32 / 4 * b @ a  # alpha 32, rank 4
+    found = model.state_dict()[f"{name}.weight"]
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert (found - plain[f"model.{name}.weight"]).abs().max() > 1e-3  # the adapter does something
+    assert close(in_a_fresh_process(out, lora)[1], stored(lora)[:4], 1e-5)
+
+
+def test_an_adapter_alone_opens_with_plain_peft(lora: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    checked = make.export(lora, out, adapter_only=True, base=None, check=True)
+    assert checked is not None and checked.largest == 0
+    names = {path.name for path in out.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "head.safetensors"} <= names
+    assert "model.safetensors" not in names and "tokenizer.json" in names
+    assert "PeftModel.from_pretrained" in example_of(out)
+    assert close(in_a_fresh_process(out, lora)[1], stored(lora)[:4], 1e-5)
+
+
+def test_a_4_bit_run_is_exported_as_the_weights_its_bits_stand_for(nf4: Path, tmp_path: Path) -> None:
+    out, full = tmp_path / "out", tmp_path / "full"
+    checked = make.export(nf4, out, adapter_only=False, base=None, check=True)
+    assert checked is not None and checked.largest <= checked.bound == 1e-4
+    assert not (out / "head.safetensors").exists()  # options are scored by the words' own probabilities
+    assert "AutoModelForCausalLM" in example_of(out)
+    assert close(in_a_fresh_process(out, nf4)[1], stored(nf4)[:4], 1e-4)
+    make.export(nf4, full, adapter_only=False, base="full", check=False)
+    name = "model.layers.0.mlp.up_proj.weight"
+    rounding = load_file(full / "model.safetensors")[name] - load_file(out / "model.safetensors")[name]
+    assert rounding.abs().max() > 1e-3  # 4 bits: 16 values for all weights of a block
+
+
+def test_exported_files_that_say_something_else_are_not_exported(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = merging.whole
+
+    def tampered(*arguments: Any) -> Any:
+        found = whole(*arguments)
+        with torch.no_grad():
+            found.embeddings.word_embeddings.weight[100] += 1
+        return found
+
+    monkeypatch.setattr(merging, "whole", tampered)
+    with pytest.raises(CheckError, match="give other probabilities than the run did: they differ by up to"):
+        make.export(tiny, tmp_path / "out", adapter_only=False, base=None, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_probability_that_is_no_number_is_infinitely_far() -> None:
+    row: Any = {"probabilities": [0.5, 0.5]}
+    assert check._difference({"probabilities": [float("nan"), 0.5]}, row) == float("inf")
+    assert check._difference({"probabilities": [0.75, 0.25]}, row) == 0.25
+
+
+def test_what_is_there_is_not_overwritten(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    file = tmp_path / "mine.txt"
+    for out, words in (
+        (tmp_path, "is not empty and nothing is overwritten"),
+        (file, "is there and no folder"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make.export(tiny, out, adapter_only=False, base=None, check=False)
+    assert file.read_text() == "mine" and list(tmp_path.iterdir()) == [file]
+    (tmp_path / "empty").mkdir()
+    make.export(tiny, tmp_path / "empty", adapter_only=False, base=None, check=False)
+    assert (tmp_path / "empty" / "README.md").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_export_leaves_nothing_with_its_name(number: int, tiny: Path, tmp_path: Path) -> None:
+    out, beside = tmp_path / "out", tmp_path / ".out.exporting"
+    process = subprocess.Popen(command(str(tiny), str(out), script="export.py"), stderr=subprocess.DEVNULL)
+    while not (beside / "model.safetensors").exists():
+        assert process.poll() is None and not out.exists()
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(60) == (exits.STOPPED if number == signal.SIGTERM else -signal.SIGKILL)
+    assert not out.exists()
+    if number == signal.SIGTERM:
+        assert list(tmp_path.iterdir()) == []
+    else:  # nobody could clear away; the next one does
+        make.export(tiny, out, adapter_only=False, base=None, check=False)
+        assert list(tmp_path.iterdir()) == [out]
+
+
+def copy_of(folder: Path, into: Path) -> Path:
+    shutil.copytree(folder, into, symlinks=True)
+    return into
+
+
+def test_what_cannot_be_exported_says_why(tiny: Path, lora: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def refused(run: Path, kind: type[Exception], words: str, **more: Any) -> None:
+        with pytest.raises(kind, match=words):
+            make.export(run, out, **({"adapter_only": False, "base": None, "check": True} | more))
+        assert not out.exists() and not (tmp_path / ".out.exporting").exists()
+
+    refused(tmp_path, ValueError, "is no run folder")
+    refused(tiny, ValueError, "this run has no adapter", adapter_only=True)
+    refused(lora, ValueError, "this run's base is in float32", base="full")
+    gone = copy_of(tiny, tmp_path / "gone")
+    settings = read_json(gone / "config.json")
+    settings["data"]["data"] = str(tmp_path / "gone.csv")
+    write_json(gone / "config.json", settings)
+    refused(gone, ValueError, "gone.csv cannot be read.*\n.*bring them back, or add --no-check")
+    (weights,) = (gone / "checkpoints").glob("step-*/backbone/model.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    refused(gone, RepeatsError, "its sha256 differs", check=False)
+    shutil.rmtree(gone / "checkpoints")
+    refused(gone, ValueError, "has no checkpoint yet", check=False)
+    shutil.rmtree(gone)
+
+
+def test_an_adapter_for_another_base_is_refused(lora: Path, base: Path, tmp_path: Path) -> None:
+    file = base / "model.safetensors"
+    before = file.read_bytes()
+    weights = load_file(file)
+    weights["model.norm.weight"] += 1e-3
+    try:
+        save_file(weights, file, metadata={"format": "pt"})
+        with pytest.raises(CheckError, match="fingerprint of base changed.*take the base that the run began"):
+            make.export(lora, tmp_path / "out", adapter_only=True, base=None, check=False)
+    finally:
+        file.write_bytes(before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def front_of(page: str) -> dict[str, Any]:
+    import yaml
+
+    assert page.startswith("---\n")
+    return yaml.safe_load(page.split("\n---\n")[0][4:])
+
+
+def test_no_name_breaks_the_cards_yaml_or_its_tables(tiny: Path) -> None:
+    from dataclasses import replace
+
+    folder, loaded = RunFolder(tiny), recipe.load("arena")
+    hostile = "a: [b\n---\n# '\"| ```python \ud83d {{ x }}"
+    config: Config = folder.config()
+    config = replace(config, data=replace(config.data, data=hostile))
+    base = card.Origin(hostile, "org/base\n---\nlicense: mit", "x: y")
+    data = card.Origin(hostile, hostile, hostile)
+    front = card.front_matter(loaded, config, base, data, {"test": {"scores": {"log_loss": 1}}}, False)
+    found = front_of(f"---\n{front}\n---\n")
+    assert found["license"] == "unknown" and found["metrics"] == ["log_loss"]
+    assert found["base_model"] == "org/base\n---\nlicense: mit" and found["datasets"] == [hostile]
+    assert "\n" not in card.words(hostile) and "\\|" in card.words(hostile)
+    page = card.render(folder, config, tiny / "checkpoints" / "best" / "backbone", False, None)
+    assert page.count("```") == 2 and page.count("\n---\n") == 1
+    assert front_of(page)["library_name"] == "transformers"
+
+
+def test_a_base_says_its_licence_or_is_called_unknown(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    config = recipe.load("arena").config
+
+    def at(name: str) -> card.Origin:
+        return card.base_of(replace(config, model=replace(config.model, model=name)))
+
+    assert at("minilm").licence == "apache-2.0"
+    assert at(str(tmp_path)).licence == "unknown" and at(str(tmp_path)).hub_id is None
+    (tmp_path / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\nlicense: wrong\n")
+    assert at(str(tmp_path)).licence == "mit"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as an upload asks for; what it is sent is kept."""
+
+    got: dict[str, Any] = {}
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        Hub.got.setdefault("tokens", set()).add(self.headers.get("Authorization"))
+        answer: dict[str, Any] = {}
+        if self.path == "/api/repos/create":
+            Hub.got["created"] = json.loads(body)
+            answer = {"url": f"http://{self.headers['Host']}/org/new"}
+        elif self.path == "/api/models/org/new/preupload/main":
+            files = [file["path"] for file in json.loads(body)["files"]]
+            answer = {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in files]}
+        elif self.path == "/api/models/org/new/commit/main":
+            lines = [json.loads(line) for line in body.splitlines()]
+            Hub.got["files"] = {line["value"]["path"] for line in lines if line["key"] == "file"}
+            answer = {"commitUrl": f"http://{self.headers['Host']}/org/new/commit/1", "commitOid": "1"}
+            answer |= {"hookOutput": "", "success": True}
+        self._say(200, answer)
+
+    def do_GET(self) -> None:
+        self._say(404, {})
+
+    def _say(self, code: int, answer: dict[str, Any]) -> None:
+        body = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    point_hub_at(monkeypatch, f"http://127.0.0.1:{server.server_port}", offline=False)
+    Hub.got.clear()
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_push_sends_every_file_once_and_a_dry_run_sends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    (tmp_path / "model.safetensors").write_bytes(b"1234")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with hub(monkeypatch):
+        said = push.send(tmp_path, "org/new", private=True, dry_run=True)
+        assert "nothing was sent" in said and "4 bytes  model.safetensors" in said and "private" in said
+        assert Hub.got == {}
+        said = push.send(tmp_path, "org/new", private=True, dry_run=False)
+        assert Hub.got["files"] == {"README.md", "model.safetensors"}
+        assert Hub.got["created"]["private"] is True and Hub.got["created"]["name"] == "new"
+        assert Hub.got["tokens"] == {"Bearer hf_secret"} and "hf_secret" not in said
+    with pytest.raises(ValueError, match="is exported but was not sent to org/new.*hf upload org/new"):
+        push.send(tmp_path, "org/new", private=True, dry_run=False)  # nobody listens there any more
+
+
+def test_without_a_token_nothing_is_written(tiny: Path, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if "TOKEN" not in key}
+    environment |= {"HF_HOME": str(tmp_path / "empty"), "HF_HUB_OFFLINE": "1"}
+    words = [str(tiny), str(tmp_path / "out"), "--push", "org/new"]
+    done = subprocess.run(
+        command(*words, script="export.py"), capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == exits.BAD_INPUT
+    assert "needs a token and there is none; put a token with write access into HF_TOKEN" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("new", False, True), "must be ORG/NAME"),
+        (("org/a b", False, True), "--push org/a b: "),
+        ((None, False, True), "--dry-run is for --push"),
+        ((None, True, False), "--public is for --push"),
+    ],
+)
+def test_a_push_that_cannot_work_is_refused_first(
+    arguments: tuple[str | None, bool, bool], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        push.refuse(*arguments)
