@@ -180,28 +180,40 @@ def asks_for_rank(node: ast.AST) -> bool:
     return False
 
 
-def called(nodes: list[ast.stmt] | list[ast.expr]) -> set[str]:
-    """The last words of what is called, and all of it: {"score", "scoring.score"}."""
-    calls = [part.func for node in nodes for part in ast.walk(node) if isinstance(part, ast.Call)]
-    words = {call.attr for call in calls if isinstance(call, ast.Attribute)}
-    return words | {ast.unparse(call) for call in calls}
+@cache
+def aliases(path: Path) -> dict[str, str]:
+    """What a module's words mean: {"dist": "lib.training.dist", "barrier": "lib.training.dist.barrier"}"""
+    found = {function.name: f"{name_of(path)}.{function.name}" for function in functions(path)}
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {part.asname or part.name: f"{node.module}.{part.name}" for part in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {part.asname: part.name for part in node.names if part.asname}
+    return found
+
+
+def called(path: Path, nodes: list[ast.stmt] | list[ast.expr]) -> set[str]:
+    """What is called, by its full name where it is a function ("lib.training.dist.barrier"), as it is written
+    where it belongs to an object ("parts.evaluate")."""
+    known, found = aliases(path), set()
+    for part in (part for node in nodes for part in ast.walk(node)):
+        if isinstance(part, ast.Call):
+            first, dot, rest = ast.unparse(part.func).partition(".")
+            found.add(known.get(first, first) + dot + rest)
+    return found
 
 
 def collectives() -> set[str]:
-    """The names of functions in which ranks wait for each other: those of dist, and whoever calls one."""
-    found = {
-        "torch_dist.all_gather",
-        "parts.evaluate",
-        "scoring.score",
-    }  # the last two are known by their names
+    """The functions in which ranks wait for each other: those of dist, and whoever calls one."""
+    # the last two are functions in a field and in a closure
+    found = {"torch.distributed.all_gather", "parts.evaluate", "predict"}
+    calls = [
+        (f"{name}.{function.name}", called(path, function.body))
+        for name, path in MODULES.items()
+        for function in functions(path)
+    ]
     while True:
-        more = {
-            function.name
-            for name, path in MODULES.items()
-            for function in functions(path)
-            if found & called(function.body) and not name.startswith("lib.bench")
-        }
-        more -= {"score", "forward"}  # also the names of what a recipe and a model do by themselves
+        more = {name for name, inside in calls if found & inside}
         if more <= found:
             return found
         found |= more
@@ -223,13 +235,16 @@ def alone(body: list[ast.stmt]) -> list[list[ast.stmt] | list[ast.expr]]:
 
 def test_no_rank_waits_for_others_inside_a_question_for_its_rank() -> None:
     waiting = collectives()
-    assert {"gather_floats", "gather_json", "on_main", "barrier", "predict", "agree", "settle"} <= waiting
+    known = {f"lib.training.dist.{name}" for name in ("gather_floats", "gather_json", "on_main", "barrier")}
+    known |= {"lib.evaluation.evaluate.predict", "lib.evaluation.scoring.score", "lib.run._finish"}
+    assert known | {"lib.training.loop.agree", "lib.training.loop.settle"} <= waiting
     for path in FILES:
         if path == DIST:  # on_main itself
             continue
         for function in functions(path):
             for branch in alone(function.body):
-                assert not waiting & called(branch), f"{where(path, function)} {waiting & called(branch)}"
+                inside = waiting & called(path, branch)
+                assert not inside, f"{where(path, function)} {inside}"
 
 
 def test_ranks_are_compared_in_dist_tracking_and_checkpoint_only() -> None:
