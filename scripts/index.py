@@ -16,7 +16,7 @@ from lib import exits
 from lib.console import speak
 
 
-def index(
+def index_passages(
     passages: Annotated[str, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
     model: str = "minilm",
@@ -32,15 +32,14 @@ def index(
     """Build an index of passages. Killed or stopped, the same command goes on.
 
     Args:
-        passages: A .jsonl, .csv or .parquet file (column text; title and id where there are some), a .txt
-            file with a passage a line, or a hub data set, read as a stream.
+        passages: A .jsonl, .csv or .parquet file (text, title, id), a .txt with one a line, or a hub id.
         out: The index's folder.
-        model: minilm, or the hub id or folder of a sentence-transformers model (safetensors only).
+        model: minilm, or the hub id or folder of a sentence-transformers model.
         kind: exact compares a query with every vector; ivfpq compresses them. auto: exact up to a million.
-        config_name: The configuration of a hub data set.
-        split: The split of a hub data set.
+        config_name: Configuration of a hub data set, where it has several.
+        split: Split of a hub data set.
         revision: Branch, tag or commit of a hub data set.
-        precision: auto: bf16 autocast where the device computes it natively, else fp32.
+        precision: auto: bf16 where the device computes it natively, else fp32.
         max_rejected: Share of broken lines (0 to 1) above which nothing is built.
         shard_size: Passages held in memory at a time.
         threads: CPU threads. None: all cores.
@@ -49,11 +48,13 @@ def index(
     from lib.retrieval.build import Builder, Settings
 
     source = sources.find(passages, config_name, split, revision)
-    record = Builder(source, out, Settings(model, kind, precision, shard_size), max_rejected, threads).build()
-    cut = f", {record['num_cut']} of them longer than the model reads" if record["num_cut"] else ""
+    settings = Settings(model, kind, precision, shard_size)
+    record = Builder(source, out, settings, max_rejected, threads).make_index()
+    much = f"{record['num_cut']} of them longer than the {record['max_length']} tokens the model reads"
+    cut = f", {much} (it sees their beginning)" if record["num_cut"] else ""
     speak(f"{out}: {record['num_passages']} passages{cut}, {record['kind']}; use it with --index {out}")
     return exits.DONE
 
 
 if __name__ == "__main__":
-    sys.exit(exits.run(lambda: tyro.cli(index, description=__doc__)))
+    sys.exit(exits.run(lambda: tyro.cli(index_passages, description=__doc__)))

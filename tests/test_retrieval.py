@@ -79,7 +79,9 @@ def build(
     file: Path, out: Path, model: str, kind: str = "auto", shard: int = SHARD, **words: Any
 ) -> dict[str, Any]:
     settings = Settings(model, kind, "fp32", shard)
-    return Builder(passages.find(str(file), None, "train", "main"), out, settings, threads=1, **words).build()
+    return Builder(
+        passages.find(str(file), None, "train", "main"), out, settings, threads=1, **words
+    ).make_index()
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
@@ -146,7 +148,7 @@ def killed(path, value):
 build.write_json = killed
 source = passages.find({file!r}, None, "train", "main")
 settings = build.Settings({model!r}, "auto", "fp32", {shard})
-build.Builder(source, build.Path({out!r}), settings, threads=1).build()
+build.Builder(source, build.Path({out!r}), settings, threads=1).make_index()
 """
 
 
@@ -171,7 +173,7 @@ def test_sigterm_stops_at_once_and_is_resumable(built: Path, model: str, tmp_pat
     )
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(StoppedError, match="SIGTERM; the shards so far are kept"):
-        builder.build()
+        builder.make_index()
     assert exits.code_of(StoppedError()) == 75
     build(file, out, model)
     assert bytes_of(out) == bytes_of(built)
@@ -358,7 +360,7 @@ def test_minilm_finds_real_passages(tmp_path: Path) -> None:
     lines = REAL_PASSAGES.read_text().splitlines()[:48]  # those of the first question stand first
     (tmp_path / "passages.jsonl").write_text("\n".join(lines) + "\n")
     source = passages.find(str(tmp_path / "passages.jsonl"), None, "train", "main")
-    Builder(source, tmp_path / "index", Settings("minilm", "exact", "auto", 32), threads=2).build()
+    Builder(source, tmp_path / "index", Settings("minilm", "exact", "auto", 32), threads=2).make_index()
     known = [json.loads(line) for line in lines]
     chosen = [passage for passage in known[8:48:8] if len(sentences(passage["text"])) > 1]
     first = EXAM.to_example(json.loads(REAL_ROWS.read_text().splitlines()[0]))

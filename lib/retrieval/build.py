@@ -72,7 +72,7 @@ class Builder:
         self.total: int | None = None  # passages of a file; a stream's are known at its end
         self.num_rejected = 0
 
-    def build(self) -> dict[str, Any]:
+    def make_index(self) -> dict[str, Any]:
         """What index.json holds. Raises ValueError (bad input, another index in `out`), CheckError (passages
         or weights changed), StoppedError."""
         try:
@@ -89,15 +89,14 @@ class Builder:
             embedder = Embedder(self.settings.model, self.settings.precision, (begun or {}).get("revision"))
             begun = self._begin(begun, embedder)
             self._embed(embedder)
-            return self._finish(begun, embedder)
+            return self._conclude(begun, embedder)
 
     def _begun(self) -> dict[str, Any] | None:
         """What an earlier build into this folder was asked for; None when there was none."""
         file = self.out / "build.json"
         if not file.is_file():
-            strange = sorted(
-                path.name for path in self.out.iterdir() if path.name not in (".lock", "rejected.jsonl")
-            )
+            strange = sorted(path.name for path in self.out.iterdir() if path.name[0] != ".")
+            strange = [name for name in strange if name != "rejected.jsonl"]
             if strange:
                 raise ValueError(f"{self.out} holds {strange[0]} but no index; name a new or an empty folder")
             return None
@@ -189,6 +188,7 @@ class Builder:
                 if self.total is None:  # a stream: nobody has looked at all of it
                     self._refuse_rejected(rejected, num_read)
                 progress.step(len(passages))
+                passages.clear()  # before the next shard is read
         if not done and not progress.done:
             raise ValueError(f"{self.source.name} holds no passages")
 
@@ -229,7 +229,7 @@ class Builder:
         record["sha256"] = {name: sha256_of(path) for name, path in files.items()}
         write_json(stem.with_suffix(".json"), record)  # last: now the shard is whole
 
-    def _finish(self, begun: dict[str, Any], embedder: Embedder) -> dict[str, Any]:
+    def _conclude(self, begun: dict[str, Any], embedder: Embedder) -> dict[str, Any]:
         shards = self._shards()
         total = sum(shard["count"] for shard in shards)
         kind = self.settings.kind

@@ -43,8 +43,7 @@ class Embedder:
         self.name = name
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.revision = _load(name, revision, self.device)
-        if not getattr(self.model.tokenizer, "is_fast", False):
-            raise ValueError(f"--model {name} has no tokenizer.json; use a model with a fast tokenizer")
+        self._check()
         self.tokenizer = text.prepare_tokenizer(self.model.tokenizer)
         transformer = self.model[0].auto_model
         self.max_length = int(self.model.max_seq_length or transformer.config.max_position_embeddings)
@@ -53,6 +52,18 @@ class Embedder:
         for module in transformer.modules() if self.precision == "bf16" else ():
             if isinstance(module, torch.nn.Linear):  # what autocast would do with them at every call
                 module.to(torch.bfloat16)
+
+    def _check(self) -> None:
+        """Raises ValueError for a model that would not be read as it was trained."""
+        if not hasattr(self.model[0], "auto_model"):
+            raise ValueError(f"the embedding model {self.name} is no transformer; use another --model")
+        if not getattr(self.model.tokenizer, "is_fast", False):
+            raise ValueError(f"the embedding model {self.name} has no tokenizer.json; use another --model")
+        left_out = any(getattr(module, "include_prompt", True) is False for module in self.model)
+        if left_out and any(self._prompts().values()):
+            raise ValueError(
+                f"the embedding model {self.name} leaves its prompt out of the mean; use another"
+            )
 
     @property
     def dimension(self) -> int:
@@ -158,8 +169,8 @@ def _load(name: str, revision: str | None, device: torch.device) -> tuple[Any, s
             )
         except (OSError, RuntimeError, ValueError, ImportError) as error:
             raise ValueError(
-                f"--model {name} cannot be loaded: {hub.first_line(error)} (it takes minilm, or the hub id "
-                "or folder of a sentence-transformers model with safetensors)"
+                f"the embedding model {name} cannot be loaded: {hub.first_line(error)} (it "
+                "takes minilm, or the hub id or folder of a sentence-transformers model with safetensors)"
             ) from error
     return model.eval(), words["revision"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from lib.retrieval.folder import Index
 from lib.retrieval.sentences import sentences
 
-QUERIES = 256  # rows searched together: their sentences are embedded once, though several rows find them
+QUERIES = 64  # rows searched together: a sentence that several of them find is embedded once
 
 
 @dataclass(frozen=True)
