@@ -453,6 +453,15 @@ def test_rows_that_changed_between_two_trials_are_refused(
     assert "fingerprint of data changed" in capsys.readouterr().err
 
 
+def test_a_sweep_that_is_refused_at_once_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "once", lambda config, stop: exits.BAD_INPUT)
+    config = configuration("--runs-dir", str(tmp_path))
+    assert sweep.sweep(config, space.read(None, config), 3) == 2
+    assert not list(tmp_path.glob("arena/sweeps/*"))
+
+
 def test_a_trial_killed_before_its_first_checkpoint_leaves_no_second_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from lib import recipe as recipes
 from lib.command_line import parse, words
 from lib.config import Config
 from lib.console import speak
-from lib.exits import DONE, REPEATS, StoppedError, code_of
+from lib.exits import BAD_INPUT, DONE, REPEATS, StoppedError, code_of
 from lib.files import read_lines
 from lib.runs.folder import RunFolder, parent
 from lib.runs.resume import check_fingerprints
@@ -47,7 +47,8 @@ def sweep(config: Config, space: Space, trials: int | None) -> int:
     speak(f"what the trials say: {folder.path / 'console.log'}")
     try:
         code = _all_trials(config, space, num_trials, folder, stop)
-        folder.write_status(phase="done" if code == DONE else "ended", exit_code=code)
+        if folder.path.exists():
+            folder.write_status(phase="done" if code == DONE else "ended", exit_code=code)
         return code
     except BaseException as error:
         folder.write_status(phase="ended", exit_code=code_of(error))
@@ -90,6 +91,9 @@ def _all_trials(config: Config, space: Space, num_trials: int, folder: SweepFold
         code = _train(one, folder, partial(once, stop=stop))
         ended = outcome(trial, one, code, space)
         if ended is None:
+            if code == BAD_INPUT and not finished:
+                folder.remove()  # refused, as a run that leaves nothing behind
+                return code
             speak(
                 f"the sweep stops in trial {trial.number} (exit code {code}); the same command goes on there"
             )
