@@ -1,4 +1,4 @@
-"""One more experiment costs one file: launched, trained, stopped, resumed, scored, reported, looked through."""
+"""One more experiment costs one file: launched, trained, stopped, resumed, scored, reported."""
 
 import json
 import os
