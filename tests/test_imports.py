@@ -15,7 +15,7 @@ LAYERS = (
     ("scripts",),
     ("lib.bench",),
     ("lib.run", "lib.launch", "lib.seeds", "lib.export"),
-    ("lib.evaluation.rescore",),
+    ("lib.evaluation.rescore", "lib.evaluation.predict"),
     ("lib.runs.prepare", "lib.evaluation.scoring"),
     ("lib.tasks",),
     ("lib.training", "lib.evaluation", "lib.runs", "lib.tracking"),
