@@ -58,6 +58,9 @@ class Task(Protocol):
     def build(self, folder: Path | None) -> nn.Module:
         """The model: fresh, or with the weights of a checkpoint's folder."""
 
+    def build_on_disk(self, folder: Path, index: Path, device: Any, precision_name: str) -> nn.Module:
+        """The model of a checkpoint for predictions alone, its backbone's weights on the disk."""
+
     def assemble(self, base: Any, frozen: list[nn.Module]) -> nn.Module:
         """The whole model on a backbone; `frozen` modules stay in evaluation mode."""
 

@@ -189,7 +189,7 @@ def test_exported_files_that_say_something_else_are_not_exported(
     def tampered(*arguments: Any) -> Any:
         found = whole(*arguments)
         with torch.no_grad():
-            found.embeddings.word_embeddings.weight[100] += 1
+            found.encoder.layer[0].output.LayerNorm.bias[0] += 0.1  # one of 125,000 numbers
         return found
 
     monkeypatch.setattr(merging, "whole", tampered)

@@ -18,7 +18,7 @@ LAYERS = (
     ("lib.seeds",),
     ("lib.start",),
     ("lib.run", "lib.launch", "lib.export"),
-    ("lib.evaluation.rescore",),
+    ("lib.evaluation.rescore", "lib.evaluation.predict"),
     ("lib.runs.prepare", "lib.evaluation.scoring"),
     ("lib.tasks",),
     ("lib.training", "lib.evaluation", "lib.runs", "lib.tracking"),

@@ -21,6 +21,7 @@ from lib.recipe import Recipe, Row
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SAMPLE_SEED = 0  # not the run's: two seeds of one experiment train on the same rows
 SPLITS = ("train", "validation", "test")
+Forms = tuple[tuple[str, ...], ...]  # sets of columns, of which every row must have one
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,19 @@ class Source:
     """File name -> sha256 of its bytes."""
 
 
-def load(config: DataConfig, recipe: Recipe) -> Source:
+def load(config: DataConfig, recipe: Recipe, with_label: bool = True) -> Source:
     """Read what `config.data` names. Raises ValueError for anything a user can cause."""
     path = Path(config.data)
+    answers = () if with_label else recipe.label_columns
+    forms = tuple(tuple(column for column in form if column not in answers) for form in recipe.columns)
     if config.data == "sample":
         rows = recipe.sample(config.sample_rows, SAMPLE_SEED)
         return Source("sample", {"train": [RawRow(f"sample row {i}", row) for i, row in enumerate(rows)]})
     if path.is_dir():
-        return _load_files(config.data, _files_of_folder(path), recipe)
+        return _load_files(config.data, _files_of_folder(path), forms)
     if path.exists() or path.suffix in SUFFIXES:
-        return _load_files(config.data, {"train": path}, recipe)
-    return _load_hub(config, recipe)
+        return _load_files(config.data, {"train": path}, forms)
+    return _load_hub(config, recipe, forms)
 
 
 def _files_of_folder(folder: Path) -> dict[str, Path]:
@@ -91,11 +94,11 @@ def _files_of_folder(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _load_files(name: str, files: dict[str, Path], recipe: Recipe) -> Source:
+def _load_files(name: str, files: dict[str, Path], forms: Forms) -> Source:
     source = Source(name, {})
     for split, file in files.items():
         rows, rejected = read_file(file)
-        _require_columns(str(file), [row.values for row in rows], recipe.columns)
+        _require_columns(str(file), [row.values for row in rows], forms)
         source.splits[split] = rows
         source.rejected += rejected
         source.files[file.name] = sha256_of(file)
@@ -218,7 +221,7 @@ def _read_parquet(file: Path) -> Iterator[RawRow | Rejected]:
         raise ValueError(f"{file} cannot be read as parquet: {error}") from error
 
 
-def _require_columns(name: str, rows: list[Row], forms: tuple[tuple[str, ...], ...]) -> None:
+def _require_columns(name: str, rows: list[Row], forms: Forms) -> None:
     """A column that no row has is missing from the file; one that some rows lack is those rows' fault."""
     seen: set[str] = set().union(*(row.keys() for row in rows[:1000]))
     missing = min(([column for column in form if column not in seen] for form in forms), key=len)
@@ -230,7 +233,7 @@ def _require_columns(name: str, rows: list[Row], forms: tuple[tuple[str, ...], .
         )
 
 
-def _load_hub(config: DataConfig, recipe: Recipe) -> Source:
+def _load_hub(config: DataConfig, recipe: Recipe, forms: Forms) -> Source:
     """A data set of the Hugging Face hub at a resolved commit."""
     if config.data.count("/") > 1 or config.data.startswith((".", "/", "~")):
         raise ValueError(f"{config.data} does not exist; --data takes a file, a folder, a hub id or sample")
@@ -257,7 +260,7 @@ def _load_hub(config: DataConfig, recipe: Recipe) -> Source:
     source = Source(config.data, {}, revision=commit)
     for split in (name for name in SPLITS if name in loaded):
         rows = [RawRow(f"{config.data}/{split}:{i}", dict(row)) for i, row in enumerate(loaded[split])]
-        _require_columns(f"{config.data}/{split}", [row.values for row in rows], recipe.columns)
+        _require_columns(f"{config.data}/{split}", [row.values for row in rows], forms)
         source.splits[split] = rows
     if "train" not in source.splits:
         raise ValueError(f"hub data set {config.data} has no split train; it has {', '.join(loaded)}")

@@ -92,7 +92,7 @@ def _to_examples(rows: list[RawRow], recipe: Recipe, into: Examples, with_label:
         try:
             example = recipe.to_example(row.values)
             if with_label and "label" not in example:
-                raise ValueError("there is no answer")
+                raise ValueError(_no_answer(row, recipe))
         except ValueError as error:
             into.rejected.append(Rejected.of(row.where, error, row.values))
             continue
@@ -102,6 +102,12 @@ def _to_examples(rows: list[RawRow], recipe: Recipe, into: Examples, with_label:
         example.setdefault("id", f"{row.where.rpartition(':')[0] or 'row'}:{number}")
         found.append(example)
     return found
+
+
+def _no_answer(row: RawRow, recipe: Recipe) -> str:
+    missing = [column for column in recipe.label_columns if column not in row.values]
+    several = len(recipe.columns) > 1  # then a row lacks the answers of the other forms anyway
+    return "there is no answer" if several or not missing else f"the column {missing[0]} is missing"
 
 
 def refuse_rejected(examples: Examples, config: DataConfig) -> None:

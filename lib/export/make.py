@@ -40,7 +40,9 @@ Base = Literal["dequantized", "full"]
 # on the machine the run had, and so do an adapter and its base. Adding an adapter to its base rounds each
 # weight once (by 2**-24 of it). Where products are taken in bfloat16 (rounded by 2**-9), a merged weight is
 # rounded as one number instead of two. Int8 products round their inputs too, which float32 ones do not.
-SAME, FLOAT32, BFLOAT16, INT8 = 1e-6, 1e-4, 0.03, 0.05
+# Measured on stories260K, trained at a learning rate of 0.01 on sample rows: float32 1.7e-6 with nf4, 3e-7
+# without; bfloat16 0.0063 and int8 0.0043 over long options (science_exam), 0.0005 and 0.0002 over boolq.
+SAME, FLOAT32, ROUNDED = 1e-6, 1e-4, 0.03
 
 
 @dataclass(frozen=True)
@@ -181,9 +183,8 @@ def bound(folder: RunFolder, config: Config, adapter: bool, where: str, torch: s
     environment = folder.record()["environment"]
     if not merged and where in environment["hardware"] and torch == environment["torch"]:
         return SAME
-    if config.adapter.quantize == "int8":
-        return INT8
-    return BFLOAT16 if read_json(folder.path / "scores.json")["precision"] == "bf16" else FLOAT32
+    precision = read_json(folder.path / "scores.json")["precision"]
+    return ROUNDED if precision == "bf16" or config.adapter.quantize == "int8" else FLOAT32
 
 
 def _check(folder: RunFolder, config: Config, beside: Path, rows: list[Any], full: bool) -> Checked:

@@ -16,6 +16,7 @@ from lib.hub import first_line
 from lib.tensor_file import write_tensors
 
 WEIGHTS = "adapter_model.safetensors"
+WRAPPERS = (".base_layer", ".original_module")  # what peft puts around a layer that it changes
 NAME = "default"  # peft's own word for the only adapter of a model
 
 

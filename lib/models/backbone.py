@@ -174,6 +174,23 @@ def load(
     return backbone
 
 
+def files(where: Path | Described) -> list[Path]:
+    """The safetensors files of a folder, or of a model (downloaded if need be). Raises ValueError when there
+    are none."""
+    if isinstance(where, Described):
+        if Path(where.source).is_dir():
+            return files(Path(where.source))
+        import huggingface_hub
+
+        words = {key: value for key, value in where.where.items() if key != "trust_remote_code"}
+        folder = huggingface_hub.snapshot_download(where.source, allow_patterns=["*.safetensors"], **words)
+        return files(Path(folder))
+    found = sorted(where.glob("*.safetensors"))
+    if not found:
+        raise ValueError(f"{where} holds no .safetensors file")
+    return found
+
+
 def random(described: Described, kind: Kind) -> nn.Module:
     """The backbone with new float32 weights, on torch's default device."""
     import transformers

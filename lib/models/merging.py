@@ -13,9 +13,6 @@ from torch import nn
 from lib.config import Config
 from lib.models import adapters, backbone
 
-# what peft puts around a layer that it changes
-WRAPPERS = (".base_layer", ".original_module")
-
 
 def whole(model: Any, described: Any, kind: Any, config: Config, folder: Path, full: bool) -> Any:
     """The backbone of `model`, which was built from the checkpoint `folder`, in plain float32. Of a quantized
@@ -44,7 +41,9 @@ def _write_out_bits(quantized: nn.Module, plain: nn.Module) -> None:
         weight: Any = getattr(module, "weight", None)
         if type(weight).__name__ not in ("Params4bit", "Int8Params") or ".modules_to_save." in name:
             continue
-        for wrapper in WRAPPERS:
+        if hasattr(module, "base_layer"):  # peft's layer shows the weight of the one inside it
+            continue
+        for wrapper in adapters.WRAPPERS:
             name = name.replace(wrapper, "")
         target: Any = plain.get_submodule(name).weight
         with torch.no_grad():

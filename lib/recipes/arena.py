@@ -158,9 +158,11 @@ def _sample_answer(kind: int, topic: tuple[str, ...], draw: random.Random) -> st
 
 
 def to_example(row: Row) -> Example:
-    """Kaggle's columns: turns are JSON lists in a string, and exactly one of three winner columns is 1."""
-    winners = [_flag(name, row[name]) for name in WINNERS]
-    if sum(winners) != 1:
+    """Kaggle's columns: turns are JSON lists in a string, and exactly one of three winner columns is 1. A row
+    without these columns is an example without a label."""
+    labelled = any(name in row for name in WINNERS)
+    winners = [_flag(name, row[name]) for name in WINNERS] if labelled else []
+    if labelled and sum(winners) != 1:
         said = ", ".join(f"{name}={row[name]}" for name in WINNERS)
         raise ValueError(
             f"{'no winner' if not sum(winners) else 'more than one winner'} ({said}); exactly one is 1"
@@ -169,7 +171,8 @@ def to_example(row: Row) -> Example:
     empty = [not "".join(turns).strip() for turns in (first, second)]
     notes = ["empty response"] * sum(empty) + ["A equal to B"] * (first == second)
     example = Example(group="\n".join(prompt), context=prompt, texts=[first, second], notes=notes)
-    example["label"] = winners.index(1)
+    if labelled:
+        example["label"] = winners.index(1)
     if row.get("id") not in (None, ""):
         example["id"] = str(row["id"])
     return example
@@ -214,6 +217,7 @@ RECIPE = Recipe(
     task="classify",
     config=CONFIG,
     columns=(COLUMNS,),
+    label_columns=WINNERS,
     labels=LABELS,
     sample=sample_rows,
     to_example=to_example,

@@ -89,13 +89,16 @@ def _sample_row(number: int, draw: random.Random) -> Row:
 
 
 def to_example(row: Row) -> Example:
-    """BoolQ's columns; the passage is the group, so that no passage stands on two sides of a split."""
+    """BoolQ's columns; the passage is the group, so that no passage stands on two sides of a split. A
+    row without the column answer is an example without a label."""
     question, passage = (_text(name, row[name]) for name in ("question", "passage"))
-    word = str(row["answer"]).strip().lower()
-    if word not in YES + NO:
-        raise ValueError(f"answer is {row['answer']!r}; it must be true or false")
     notes = ["empty passage"] * (not passage.strip())
-    example = Example(group=passage, texts=[[question, passage]], label=int(word in YES), notes=notes)
+    example = Example(group=passage, texts=[[question, passage]], notes=notes)
+    if "answer" in row:
+        word = str(row["answer"]).strip().lower()
+        if word not in YES + NO:
+            raise ValueError(f"answer is {row['answer']!r}; it must be true or false")
+        example["label"] = int(word in YES)
     if row.get("id") not in (None, ""):
         example["id"] = str(row["id"])
     return example
@@ -150,6 +153,7 @@ RECIPE = Recipe(
     task="classify",
     config=CONFIG,
     columns=(COLUMNS,),
+    label_columns=("answer",),
     labels=LABELS,
     family="decoder",
     sample=sample_rows,

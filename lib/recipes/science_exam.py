@@ -151,6 +151,7 @@ RECIPE = Recipe(
     task="choose",
     config=CONFIG,
     columns=(KAGGLE, ARC, OPENBOOK),
+    label_columns=("answer", "answerKey"),
     labels=tuple(ascii_uppercase),
     sample=sample_rows,
     to_example=to_example,

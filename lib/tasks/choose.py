@@ -24,9 +24,8 @@ from lib.data.rows import EncodedRow, Rows
 from lib.data.tree import Continuations, plant
 from lib.models import backbone, choosers
 from lib.recipe import Example, Prediction, Recipe
-from lib.tasks.common import ModelTask, describe
+from lib.tasks.common import NO_LABEL, ModelTask, describe
 
-NO_LABEL = -1
 # Decoders whose states are exact when options share a prefix, and whose output layer is a plain one: each is
 # held against transformers' own logits of separate sequences in tests/test_choose.py.
 DECODERS = ("llama", "mistral", "phi3", "gpt_neox", "gpt2", "qwen2", "qwen3", "gemma", "olmo2", "phi")

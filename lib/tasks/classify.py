@@ -21,7 +21,7 @@ from lib.data.collate import Grouped, group
 from lib.data.rows import EncodedRow, Rows
 from lib.models import backbone, heads
 from lib.recipe import Example, Prediction, Recipe
-from lib.tasks.common import ModelTask, describe
+from lib.tasks.common import NO_LABEL, ModelTask, describe
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,11 @@ class Classify(ModelTask):
         fitted = [text.fit(context, piece, self.specials, self.config.data.max_length) for piece in pieces]
         self.counts["contexts cut"] += any(piece.context_cut for piece in fitted)
         self.counts["texts cut"] += sum(piece.text_cut > 0 for piece in fitted)
-        cut = sum(piece.context_cut + piece.text_cut for piece in fitted)
-        return EncodedRow(example["id"], [piece.ids for piece in fitted], example["label"], num_cut=cut)
+        cut, label = (
+            sum(piece.context_cut + piece.text_cut for piece in fitted),
+            example.get("label", NO_LABEL),
+        )
+        return EncodedRow(example["id"], [piece.ids for piece in fitted], label, num_cut=cut)
 
     def assemble(self, base: Any, frozen: list[nn.Module]) -> heads.Classifier:
         config, num_labels = self.config, len(self.recipe.labels)
@@ -111,10 +114,10 @@ class Classify(ModelTask):
         vectors = model.vectors(batch.inputs)  # (rows, texts, hidden)
         said = _probabilities(model.logits(vectors))
         labels = batch.labels.tolist()
-        found = [
-            Prediction(label=label, prediction=max(range(len(row)), key=row.__getitem__), probabilities=row)
-            for label, row in zip(labels, said, strict=True)
-        ]
+        found = []
+        for label, row in zip(labels, said, strict=True):
+            prediction = Prediction(prediction=max(range(len(row)), key=row.__getitem__), probabilities=row)
+            found.append(prediction if label == NO_LABEL else Prediction(label=label, **prediction))
         if self.recipe.swapped_labels is not None:
             swapped = _probabilities(model.logits(vectors.flip(1))[:, list(self.recipe.swapped_labels)])
             for prediction, row in zip(found, swapped, strict=True):

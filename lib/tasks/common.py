@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from lib.config import Config
 from lib.data import text
 from lib.data.rows import EncodedRow
-from lib.models import adapters, backbone, heads
+from lib.models import adapters, backbone, cpu_attention, heads, offload
 from lib.models.freezing import freeze
 from lib.recipe import Recipe
+
+NO_LABEL = -1  # of rows that are only to be predicted
 
 
 class ModelTask:
@@ -67,6 +69,30 @@ class ModelTask:
             heads.load_head(model, folder)
             if self.config.adapter.lora_rank:
                 adapters.load(model.backbone, folder / "adapter")
+        return model
+
+    def build_on_disk(
+        self, folder: Path, index: Path, device: torch.device, precision_name: str
+    ) -> nn.Module:
+        """The model of a checkpoint for predictions alone: its backbone's weights stay on the disk."""
+        adapter = self.config.adapter
+        if adapter.quantize != "none":
+            raise ValueError(
+                f"--offload reads float weights from the disk, this run's base is in {adapter.quantize}; it "
+                "takes little memory as it is, so predict without --offload"
+            )
+        base = offload.empty(lambda: backbone.random(self.described, self.kind))
+        if adapter.lora_rank:
+            base = offload.empty(lambda: adapters.add(base, adapter, self.config.optim.seed))
+        files = backbone.files(folder / "backbone" if not self.base_stays else self.described)
+        added = folder / "adapter" / adapters.WEIGHTS if adapter.lora_rank else None
+        offload.run_from_disk(base, files, added, index, device)
+        if device.type == "cpu" and precision_name == "bf16":
+            cpu_attention.enable(base)
+        model = self.assemble(base, [])
+        heads.load_head(model, folder)
+        if hasattr(model, "head"):
+            model.head.to(device)
         return model
 
     def _adapted(self, base: Any) -> nn.Module:

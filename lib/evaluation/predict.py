@@ -1,0 +1,93 @@
+"""A finished run and new rows -> its answers. The rows need no label; nothing is scored."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from lib import recipe as recipes
+from lib.config import MOST_THREADS, Config
+from lib.data import rows as encoded_rows
+from lib.data import sources, splits
+from lib.evaluation import evaluate
+from lib.evaluation.rescore import OTHER, best_checkpoint
+from lib.files import write_csv, write_lines
+from lib.models.placement import place
+from lib.recipe import Example, Recipe
+from lib.runs.folder import RunFolder
+from lib.runs.prepare import token_budget_of
+from lib.task import Task
+from lib.tasks import make as make_task
+from lib.training import dist, precision
+from lib.training.dist import World
+from lib.training.signals import StopFlag
+
+SUBMISSION = ".submission.csv"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of it."""
+
+    path: Path
+    submission: Path | None
+    num_rows: int
+    num_rejected: int
+
+
+def predict(run: Path, data: str, out: Path | None, offload: Path | None, threads: int | None) -> Written:
+    """Write what the run's best checkpoint says of every row of `data`. Raises ValueError (no such run, bad
+    rows, a file in the way), RepeatsError (damaged checkpoint), StoppedError."""
+    folder = RunFolder(run)
+    config = folder.config()
+    recipe = recipes.load(config.recipe)
+    best = best_checkpoint(folder)
+    if threads is not None and not 0 < threads <= MOST_THREADS:
+        raise ValueError(f"--threads is {threads}; it must be from 1 to {MOST_THREADS}")
+    out = out or folder.path / "predicted" / f"{Path(data).stem or 'data'}.jsonl"
+    submission = out.with_suffix(SUBMISSION) if recipe.submission is not None else None
+    _refuse_taken(out, submission, offload)
+    examples, num_rejected = read(config, recipe, data)
+    stop = StopFlag()
+    world = dist.setup(threads or folder.record()["environment"]["threads"])
+    task = make_task(recipe, config, best)
+    precision_name = precision.resolve(config.optim.precision, world.device, task.model_type)
+    encoded = encoded_rows.pack(task.encode(examples, stop.raise_if_requested))
+    model = _model(task, best, offload, world, precision_name)
+    said = evaluate.predict(model, task, encoded, token_budget_of(best), world, precision_name, stop)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(out, [row | {"answer": recipe.labels[row["prediction"]]} for row in said])
+    if submission is not None and recipe.submission is not None:
+        write_csv(submission, [recipe.submission(row) for row in said])
+    return Written(out, submission, len(said), num_rejected)
+
+
+def _refuse_taken(out: Path, submission: Path | None, offload: Path | None) -> None:
+    for path in filter(None, (out, submission)):
+        if path.exists():
+            raise ValueError(f"{path} is there and is not overwritten; name another file with --out")
+    if out.suffix != ".jsonl":
+        raise ValueError(f"--out {out} must end in .jsonl")
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not above.is_dir():
+        raise ValueError(f"--out {out}: {above} is a file, not a folder")
+    if offload is None or not offload.exists():
+        return
+    if not offload.is_dir() or {path.name for path in offload.iterdir()} - {"index.json"}:
+        raise ValueError(f"--offload {offload} is in use for something else; name a folder of its own")
+
+
+def read(config: Config, recipe: Recipe, data: str) -> tuple[list[Example], int]:
+    """Every usable row of `data`, with or without a label, and how many could not be used."""
+    source = sources.load(replace(config.data, data=data), recipe, with_label=False)
+    found = splits.make(source, recipe, with_label=False)
+    splits.refuse_rejected(found, config.data)
+    rows = [row for split in found.splits.values() for row in split]
+    splits.refuse_doubled_ids({OTHER: rows})
+    return rows, len(found.rejected)
+
+
+def _model(task: Task, best: Path, offload: Path | None, world: World, precision_name: str) -> nn.Module:
+    if offload is None:
+        return place(task.build(best), world.device, precision_name)
+    return task.build_on_disk(best, offload, world.device, precision_name)

@@ -1,0 +1,138 @@
+"""A backbone that is run block by block with its weights on the disk: memory holds one block at a time.
+
+The index points into the safetensors files as they lie (a checkpoint's, a base model's, an adapter's);
+nothing is copied. Hooks of accelerate bring a block's weights before its forward pass and drop them after it.
+"""
+
+import ctypes
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from lib.files import write_json
+from lib.models import adapters
+from lib.models.freezing import stacks
+
+M_MMAP_THRESHOLD = -3  # of malloc.h
+LARGE = 1 << 18  # bytes
+WRAPPED = "base_model.model."  # what peft puts before every name
+
+
+class OnDisk(Mapping[str, Tensor]):
+    """Name of a weight -> the weight in float32, mapped from its file anew each time. transformers maps the
+    files of a whole model as well: products see the same numbers at the same places."""
+
+    def __init__(self, index: dict[str, dict[str, str]]) -> None:
+        self.index = index
+
+    def __getitem__(self, name: str) -> Tensor:
+        entry = self.index[name]
+        with safe_open(entry["safetensors_file"], framework="pt") as file:
+            return file.get_tensor(entry["weight_name"]).to(torch.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.index)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def give_back_at_once() -> None:
+    """Let glibc return every large piece of memory when it is freed. By itself it raises the size from which
+    """Let glibc return every large piece of memory when it is freed. By itself it raises the size from which
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+
+
+def empty(make: Any) -> Any:
+    """What `make` makes, with parameters that take no memory (buffers are real)."""
+    import accelerate
+
+    with accelerate.init_empty_weights():
+        return make()
+
+
+def run_from_disk(
+    backbone: Any, files: list[Path], adapter: Path | None, folder: Path, device: torch.device
+) -> None:
+    """Let an empty backbone (with an empty adapter, perhaps) take its weights from `files` and from the
+    adapter's file, one block at a time; the index is written into `folder`. Raises ValueError when a weight
+    stands in none of them."""
+    from accelerate.hooks import attach_align_device_hook
+    from accelerate.utils import set_module_tensor_to_device
+
+    give_back_at_once()
+    backbone.requires_grad_(False)  # autocast would keep a bfloat16 copy of what may train
+    index = _index(backbone, files, adapter)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "index.json", index)
+    weights, plain = OnDisk(index), adapters.plain(backbone)
+    prefix = WRAPPED if adapters.is_adapted(backbone) else ""
+    tables = [plain.get_input_embeddings(), plain.get_output_embeddings()]
+    apart = {name: part for name, part in plain.named_modules() if any(part is table for table in tables)}
+    for above, blocks in stacks(plain):
+        apart |= {f"{above}.{number}": block for number, block in enumerate(blocks)}
+    for name in index:  # norms, position tables: small, and some are read from outside their module
+        if not any(name.startswith(f"{prefix}{part}.") for part in apart):
+            set_module_tensor_to_device(backbone, name, device, value=weights[name])
+    for name, module in apart.items():
+        attach_align_device_hook(
+            module,
+            execution_device=device,
+            offload=True,
+            weights_map=weights,
+            module_name=f"{prefix}{name}",
+            preload_module_classes=[type(module).__name__],
+        )
+    for buffer_name, buffer in list(backbone.named_buffers()):
+        if buffer.device != device:
+            set_module_tensor_to_device(backbone, buffer_name, device, value=buffer)
+
+
+def _index(backbone: Any, files: list[Path], adapter: Path | None) -> dict[str, dict[str, str]]:
+    """In accelerate's form: name of a weight -> file and name in that file."""
+    found = _names_in(files)
+    added = _names_in([adapter] if adapter else [])
+    names: dict[int, list[str]] = {}  # weights that are tied are one object with several names
+    for name, value in backbone.named_parameters(remove_duplicate=False):
+        names.setdefault(id(value), []).append(name)
+    kept = backbone.state_dict().keys()
+    for name, value in backbone.named_buffers():
+        if name in kept:
+            names[id(value)] = [name]
+    index: dict[str, dict[str, str]] = {}
+    for same in names.values():
+        entry = next((e for name in same if (e := _find(name, found, added, backbone))), None)
+        if entry is None and "pooler" not in same[0]:
+            raise ValueError(
+                f"--offload: the weight {same[0]} is not in {', '.join(str(file) for file in files)} under a "
+                "name that is known; predict without --offload"
+            )
+        index |= {name: entry for name in same if entry is not None}
+    return index
+
+
+def _find(name: str, found: dict[str, Path], added: dict[str, Path], backbone: Any) -> dict[str, str] | None:
+    """Where a weight stands: files of other classes of a family have a prefix more or less."""
+    plain, above = name.removeprefix(WRAPPED), f"{adapters.plain(backbone).base_model_prefix}."
+    for wrapper in adapters.WRAPPERS:
+        plain = plain.replace(wrapper, "")
+    own = name.replace(f".modules_to_save.{adapters.NAME}", "").replace(f".{adapters.NAME}", "")
+    for names, candidates in ((added, [own]), (found, [plain, above + plain, plain.removeprefix(above)])):
+        for candidate in candidates:
+            if candidate in names:
+                return {"safetensors_file": str(names[candidate]), "weight_name": candidate}
+    return None
+
+
+def _names_in(files: list[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            found |= dict.fromkeys(file.keys(), path)
+    return found

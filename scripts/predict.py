@@ -1,0 +1,47 @@
+"""Answers of a finished run: scripts/predict.py RUN --data PATH [--out FILE.jsonl] [--offload FOLDER]
+
+python scripts/predict.py runs/science_exam/20261122_101500 --data test.csv   # rows without an answer
+python scripts/predict.py runs/boolq/20261122_101500 --data new.jsonl --offload /tmp/weights
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+
+from lib import exits
+
+
+def predict(
+    run: Annotated[Path, tyro.conf.Positional],
+    data: str,
+    out: Path | None = None,
+    offload: Path | None = None,
+    threads: int | None = None,
+) -> int:
+    """Write what a finished run's best checkpoint says of new rows.
+
+    Args:
+        run: The run's folder.
+        data: The rows (a .csv, .jsonl or .parquet file, a folder, a hub id); they need no label.
+        out: The .jsonl file to make. None: predicted/<name of the data>.jsonl in the run's folder.
+        offload: Run the model block by block with its weights on the disk, in the memory of two blocks; the
+            index is kept in this folder.
+        threads: CPU threads. None: as many as training used.
+    """
+    from lib.evaluation.predict import predict as write
+
+    found = write(run, data, out, offload, threads)
+    print(f"{found.num_rows} rows predicted: {found.path}")
+    if found.num_rejected:
+        print(f"WARNING: {found.num_rejected} malformed rows have no prediction")
+    if found.submission is not None:
+        print(f"submission: {found.submission}")
+    return exits.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(exits.run(lambda: tyro.cli(predict, description=__doc__)))
