@@ -124,9 +124,9 @@ check_tmux() {
     command -v tmux >/dev/null && return
     if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
         run bash -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq tmux' ||
-            warn "tmux could not be installed; only launch/pod.sh needs it"
+            warn "tmux could not be installed; runs that outlive your terminal need it"
     else
-        say "tmux is missing; only launch/pod.sh needs it. Install it with your package manager, for example:" \
+        say "tmux is missing; runs that outlive your terminal need it. Install it with your package manager, for example:" \
             "sudo apt-get install tmux"
     fi
 }

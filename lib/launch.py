@@ -49,8 +49,8 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
 
 
 def _code_after_signal(codes: list[int], num_processes: int) -> int:
-    """75 when all workers ended by themselves, all of them stopped or done."""
+    """0 when all workers were done already, 75 when all of them stopped by themselves."""
     if len(codes) == num_processes and set(codes) <= {DONE, STOPPED}:
-        return STOPPED
+        return STOPPED if STOPPED in codes else DONE
     speak(f"stopped by a signal, but only {len(codes)} of {num_processes} workers ended well", sys.stderr)
     return min(set(codes) - {DONE, STOPPED}, default=CRASHED)

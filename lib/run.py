@@ -232,10 +232,15 @@ def _describe(
     size = adapters.count(model)
     if tracker.world.is_main:
         folder.write_record(parameters=size)
+    adapter, kept = config.adapter, precision_name
+    kept += f", LoRA of rank {adapter.lora_rank}" if adapter.lora_rank else ""
+    kept += f" on a base in {adapter.quantize}" if adapter.quantize != "none" else ""
     tracker.say(
         f"model {config.model.model}: {size['trainable']:,} of {size['total']:,} parameters train, "
-        f"{size['bytes'] / 2**20:,.0f} MiB of weights, {precision_name}"
+        f"{size['bytes'] / 2**20:,.0f} MiB of weights, {kept}"
     )
+    if adapter.quantize != "none" and tracker.world.device.type == "cpu":
+        tracker.say("products with quantized weights are slow on a CPU; --quantize none is faster there")
     if frozen := frozen_names(model):
         tracker.say(f"frozen: {', '.join(frozen)}")
     dropout = config.model.attention_dropout

@@ -19,7 +19,7 @@ from lib.console import speak
 def main() -> int:
     """Parse first, so that --help and typos need no torch."""
     name, argv = split_recipe(sys.argv[1:])
-    config = parse(recipe.load(name).config, argv, f"train.py {name}", __doc__)
+    config = parse(recipe.load(name).config, argv, f"scripts/train.py {name}", __doc__)
     from lib import run
     from lib.start import once
     from lib.training import dist
@@ -40,7 +40,10 @@ def main() -> int:
         return code or exits.CRASHED
     speak("smoke: stopped at step 3 as planned, now going on")
     again = dataclasses.replace(config.tracking, resume="auto")
-    return once(dataclasses.replace(config, tracking=again))
+    code = once(dataclasses.replace(config, tracking=again))
+    if code == exits.DONE:
+        speak("smoke: every part works, a stop and a resume included; a toy's scores mean nothing")
+    return code
 
 
 if __name__ == "__main__":

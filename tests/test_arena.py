@@ -98,6 +98,10 @@ def test_what_is_no_list_of_turns_is_refused_by_kind(value: object, kind: str) -
     assert refusal(prompt=value) == f"prompt is {kind}, expected a list of turns"
 
 
+def test_plain_text_is_one_turn() -> None:
+    assert example(prompt="Why is the sky blue?")["context"] == ["Why is the sky blue?"]
+
+
 def test_turns_may_come_as_a_list_already() -> None:
     # parquet keeps lists as lists
     assert example(prompt=["p1", "p2"], response_a=["a1", None])["texts"][0] == ["a1", ""]

@@ -6,6 +6,7 @@ read at all. No row disappears: rows in = rows out + broken lines.
 
 import codecs
 import csv
+import difflib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -237,13 +238,14 @@ def _load_hub(config: DataConfig, recipe: Recipe, forms: Forms) -> Source:
     """A data set of the Hugging Face hub at a resolved commit."""
     if config.data.count("/") > 1 or config.data.startswith((".", "/", "~")):
         raise ValueError(f"{config.data} does not exist; --data takes a file, a folder, a hub id or sample")
+    meant = "did you mean sample? Or " if difflib.get_close_matches(config.data, ["sample"]) else ""
     try:
         commit = hub.commit_of(
             "dataset", config.data, config.revision or (recipe.revisions or {}).get(config.data, "main")
         )
     except hub.UnreachableError as error:
         raise ValueError(
-            f"{config.data} is no file here, and the hub cannot be reached ({error}); "
+            f"{config.data} is no file here, and the hub cannot be reached ({error}); {meant}"
             "give a .csv, .jsonl or .parquet file, or --data sample"
         ) from error
     import datasets

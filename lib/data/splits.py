@@ -6,6 +6,7 @@ changes sides, whatever the seed, the order or the number of rows, and no group 
 
 import hashlib
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -116,7 +117,7 @@ def refuse_rejected(examples: Examples, config: DataConfig) -> None:
     if rejected and len(rejected) / total > config.max_rejected:
         lines = [f"  {row.where}: {row.reason}: {row.value[:120]}" for row in rejected[:5]]
         more = [f"  ... and {len(rejected) - 5} more (all in rejected.jsonl)"] if len(rejected) > 5 else []
-        allow = f", or allow them with --max-rejected {min(0.99, len(rejected) / total + 0.01):.2f}"
+        allow = f", or allow them with --max-rejected {math.ceil(100 * len(rejected) / total) / 100:g}"
         raise ValueError(
             f"{len(rejected)} of {total} rows are malformed, more than --max-rejected "
             f"{config.max_rejected:g} allows:\n"

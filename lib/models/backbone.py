@@ -4,6 +4,7 @@ checkpoint.
 Weights are safetensors only and no code of a model repository is ever run.
 """
 
+import difflib
 import hashlib
 import importlib.util
 import json
@@ -47,6 +48,7 @@ COUNT_FROM_PAD = (
 )
 # Parts of a configuration that say nothing of what a model computes.
 NOT_THE_MODEL = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+OWN = ("minilm", "tiny")  # models that are no hub id and no folder
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 # What is taken of a model: its token vectors, or its words too.
 Kind = Literal["encoder", "causal", "seq2seq"]
@@ -106,8 +108,8 @@ def describe(model: ModelConfig, family: str) -> Described:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **_where(source, commit))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"--model {model.model} cannot be loaded: {hub.first_line(error)} (it takes a hub id, a folder "
-            "with config.json, tokenizer.json and model.safetensors, minilm or tiny)"
+            f"--model {model.model} cannot be loaded{_meant(model.model)}: {hub.first_line(error)} (it takes "
+            "a hub id, a folder with config.json, tokenizer.json and model.safetensors, minilm or tiny)"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"--model {model.model} has no tokenizer.json; use a model with a fast tokenizer")
@@ -124,6 +126,12 @@ def describe(model: ModelConfig, family: str) -> Described:
     config, tokenizer = _with_dropout(config, model), prepare_tokenizer(tokenizer)
     config.use_cache = False  # keys and values of earlier tokens serve generation only
     return Described(model.model, source, config, tokenizer, commit)
+
+
+def _meant(name: str) -> str:
+    """', did you mean minilm?' for a word that is almost one of ours."""
+    close = difflib.get_close_matches(name, OWN, n=1)
+    return f", did you mean {close[0]}?" if close else ""
 
 
 def _where(source: str, commit: str | None) -> dict[str, Any]:

@@ -185,7 +185,10 @@ def _flag(name: str, value: object) -> int:
 
 
 def _turns(name: str, value: object) -> list[str]:
-    """The turns of one side; a turn that is null (real rows have some) is an empty text."""
+    """The turns of one side; a turn that is null (real rows have some) is an empty text. Text that is no list
+    is one turn."""
+    if isinstance(value, str) and value.strip() and not value.lstrip().startswith("["):
+        return [value]
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.config import Config, experiment
+from lib.console import speak
 from lib.data import rows as encoded_rows
 from lib.data import sources, splits
 from lib.data.rows import EncodedRow
@@ -102,6 +103,7 @@ def _abandon(folder: RunFolder, fresh: bool, error: BaseException) -> None:
         folder.remove()
     else:
         folder.write_status(phase="ended", exit_code=code_of(error))
+        speak(f"what was found is kept in {folder.path}")
     folder.unlock()
 
 
