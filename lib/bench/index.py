@@ -1,14 +1,11 @@
 """What `scripts/bench.py index` measures: embedding beside SentenceTransformer.encode, and exact search.
 
-Arms run in turn, each in a process of its own; ratios are taken within a round and their median printed. On
+Both embed the same passages in turn, again and again; ratios are taken within a round. On
 a busy machine the clock says little, so processor seconds are printed too.
 """
 
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,124 +19,99 @@ from lib.models import backbone
 from lib.retrieval import nearest, passages
 from lib.retrieval.embed import Embedder
 from lib.retrieval.passages import Passage
+from lib.retrieval.search import QUERIES
 
-ROOT = Path(__file__).resolve().parents[2]
-BATCHES = (16, 32, 64)  # tried for encode, the fastest is taken
-SEARCHED, DIMENSION, QUERIES = 100_000, 384, 50
+BATCHES = (16, 32, 64, 128)  # tried for encode; the one that takes the fewest processor seconds is used
+CHECKED = 64  # vectors held against float32
+SEARCHED, DIMENSION = 100_000, 384
+Embed = Callable[[list[str]], np.ndarray]
+Took = tuple[float, float]  # seconds by the clock, seconds of the processor
 
 
 def main(data: str, rows: int, rounds: int, threads: int) -> None:
     """Print everything."""
+    torch.set_num_threads(threads)
     load = os.getloadavg()[0]
-    print(f"torch {torch.__version__}, {threads} threads, {os.cpu_count()} cores, load {load:.1f}")
-    common = {"data": data, "rows": rows, "threads": threads}
-    tuned = arm(common | {"arm": "tune"})
-    print(f"  encode in bf16, passages/s by batch size: {tuned['rates']}", flush=True)
-    orders = {"ours": {"arm": "ours"}, "encode": {"arm": "encode", "batch": tuned["best"]}}
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in orders}
-    for number in range(rounds):
-        for name, order in orders.items():
-            found[name].append(arm(common | order))
-            print(f"  round {number} {name}: {found[name][-1]}", flush=True)
-    for name, runs in found.items():
-        rate, cpu, cosine = (
-            statistics.median(run[key] for run in runs) for key in ("rate", "cpu_rate", "cosine")
-        )
-        print(
-            f"{name:8} {rate:8.1f} passages/s {cpu:8.1f} passages a processor second, "
-            f"least cosine to float32 {cosine:.6f}"
-        )
-    for key, words in (("rate", "by the clock"), ("cpu_rate", "by processor seconds")):
-        ratios = [ours[key] / other[key] for ours, other in zip(found["ours"], found["encode"], strict=True)]
-        print(
-            f"ours / encode, {words}: {statistics.median(ratios):.2f}, each {[round(r, 2) for r in ratios]}"
-        )
-    said = arm(common | {"arm": "search", "threads": 1})
     print(
-        f"exact search, {SEARCHED:,} passages, one thread: {said['single_ms']:.1f} ms a query one by one, "
-        f"{said['together_ms']:.1f} ms for {QUERIES} together (load {said['load']:.1f})"
+        f"torch {torch.__version__}, {threads} threads, {os.cpu_count()} cores, load {load:.1f}", flush=True
     )
+    texts = texts_of(data, rows)
+    embedder, model = Embedder("minilm", "bf16"), encoder()
+    arms: dict[str, Embed] = {"ours": lambda some: embedder.embed(some, "passage").vectors}
+    tried = {size: clock(lambda size=size: encode(model, texts, size)) for size in (BATCHES[0], *BATCHES)}  # type: ignore[misc]
+    best = min(tried, key=lambda size: tried[size][1])
+    arms[f"encode, batches of {best}"] = lambda some: encode(model, some, best)
+    exact = Embedder("minilm", "fp32").embed(texts[:CHECKED], "passage").vectors
+    for name, embed in arms.items():
+        print(f"{name}: least cosine to float32 {cosine(embed(texts[:CHECKED]), exact):.5f}", flush=True)
+    compare(arms, texts, rounds)
+    search_speed()
 
 
-def arm(order: dict[str, Any]) -> dict[str, Any]:
-    """Run one arm in a process of its own; its answer."""
-    words = [sys.executable, "-m", "lib.bench.index", json.dumps(order)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise RuntimeError(f"{order['arm']} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def compare(arms: dict[str, Embed], texts: list[str], rounds: int) -> None:
+    """Passages a second of each arm, and the ratios of the first to the others."""
+    found: dict[str, list[Took]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, embed in arms.items():
+            found[name].append(clock(lambda embed=embed: embed(texts)))  # type: ignore[misc]
+    first = found[next(iter(arms))]
+    for name, runs in found.items():
+        for place, words in enumerate(("second", "processor second")):
+            rate = len(texts) / statistics.median(run[place] for run in runs)
+            ratios = [run[place] / ours[place] for run, ours in zip(runs, first, strict=True)]
+            print(f"{name}: {rate:.1f} passages a {words}", flush=True)
+            if runs is not first:
+                print(f"  ours is {statistics.median(ratios):.2f} times as fast, each {np.round(ratios, 2)}")
 
 
-def texts_of(order: dict[str, Any]) -> list[str]:
+def clock(function: Callable[[], Any]) -> Took:
+    before = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - before[0], time.process_time() - before[1]
+
+
+def cosine(vectors: np.ndarray, exact: np.ndarray) -> float:
+    """The least one of the rows'."""
+    vectors = vectors.astype(np.float32)
+    return float(((vectors * exact).sum(1) / np.linalg.norm(vectors, axis=1)).min())
+
+
+def texts_of(data: str, rows: int) -> list[str]:
     """Passages from all over the file, not its beginning alone."""
-    source = passages.find(str(Path(order["data"]).resolve()), None, "train", "main")
+    source = passages.find(data, None, "train", "main")
     found = [item.whole for item in source.items(0) if isinstance(item, Passage)]
-    return found[:: max(1, len(found) // order["rows"])][: order["rows"]]
+    return found[:: max(1, len(found) // rows)][:rows]
 
 
-def measure(embed: Callable[[list[str]], np.ndarray], texts: list[str]) -> dict[str, Any]:
-    """Passages a second by the clock and by the processor, after a warm-up, and the least cosine of 32 of
-    them to what float32 gives."""
-    embed(texts[:64])
-    began_s, began_cpu_s = time.perf_counter(), time.process_time()
-    vectors = embed(texts)
-    took_s, took_cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
-    exact = Embedder("minilm", "fp32").embed(texts[:32], "passage").vectors
-    some = vectors[:32].astype(np.float32)
-    cosine = float((some * exact).sum(1).min() / np.linalg.norm(some, axis=1).max())
-    return {"rate": len(texts) / took_s, "cpu_rate": len(texts) / took_cpu_s, "cosine": cosine}
-
-
-def ours(order: dict[str, Any]) -> dict[str, Any]:
-    embedder = Embedder("minilm", "bf16")
-    return measure(lambda texts: embedder.embed(texts, "passage").vectors, texts_of(order))
-
-
-def encode(order: dict[str, Any]) -> dict[str, Any]:
-    """SentenceTransformer.encode with weights in bf16; it sorts by length itself."""
+def encoder() -> Any:
+    """The library's own way, with weights in bf16."""
     from sentence_transformers import SentenceTransformer
 
     words: Any = {"model_kwargs": {"dtype": torch.bfloat16, "use_safetensors": True}, "device": "cpu"}
-    model = SentenceTransformer(str(backbone.minilm_folder()), **words)
-    return measure(
-        lambda texts: model.encode(texts, batch_size=order["batch"], show_progress_bar=False), texts_of(order)
-    )
+    return SentenceTransformer(str(backbone.minilm_folder()), **words)
 
 
-def tune(order: dict[str, Any]) -> dict[str, Any]:
-    """The batch size that serves encode best."""
-    some = order | {"rows": min(order["rows"], 256)}
-    rates = {batch: encode(some | {"batch": batch})["cpu_rate"] for batch in BATCHES}
-    return {
-        "best": max(rates, key=rates.__getitem__),
-        "rates": {size: round(rate, 1) for size, rate in rates.items()},
-    }
+def encode(model: Any, texts: list[str], batch: int) -> np.ndarray:
+    """It sorts by length itself."""
+    found: np.ndarray = model.encode(texts, batch_size=batch, show_progress_bar=False)
+    return found
 
 
-def search(order: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds a query among SEARCHED random vectors."""
+def search_speed() -> None:
+    """Milliseconds a query among random vectors, on one thread."""
+    torch.set_num_threads(1)
     draw = np.random.default_rng(0)
     vectors = draw.normal(size=(SEARCHED, DIMENSION)).astype(np.float16)
     queries = draw.normal(size=(QUERIES, DIMENSION)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         np.save(nearest.shard_file(Path(folder), 0), vectors)
         index = nearest.open_exact(Path(folder), 1, DIMENSION)
-    index.search(queries[:1], 20)
-    singles = []
-    for query in queries:
-        began_s = time.perf_counter()
-        index.search(query[None], 20)
-        singles.append(time.perf_counter() - began_s)
-    began_s = time.perf_counter()
-    index.search(queries, 20)
-    together_s = (time.perf_counter() - began_s) / QUERIES
-    return {"single_ms": 1000 * statistics.median(singles), "together_ms": 1000 * together_s}
-
-
-ARMS = {"ours": ours, "encode": encode, "tune": tune, "search": search}
-
-
-if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    torch.set_num_threads(asked["threads"])
-    print(json.dumps(ARMS[asked["arm"]](asked) | {"load": os.getloadavg()[0]}), flush=True)
+    print(f"exact search among {SEARCHED:,} passages, one thread, load {os.getloadavg()[0]:.1f}:")
+    for size, words in ((QUERIES, f"{QUERIES} together, as rows are searched"), (1, "one by one")):
+        runs = [
+            clock(lambda part=queries[begin : begin + size]: index.search(part, 20))  # type: ignore[misc]
+            for begin in range(0, QUERIES, size)
+            for _ in range(3 if size > 1 else 1)
+        ]
+        wall, cpu = (1000 * statistics.median(column) / size for column in zip(*runs, strict=True))
+        print(f"  {words}: {wall:.1f} ms a query, {cpu:.1f} ms of the processor", flush=True)
