@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -170,7 +171,7 @@ BLOCK = 4 * (4 * WIDTH * WIDTH + 3 * WIDTH * INNER + 2 * WIDTH)
 
 
 def llama_on_disk(folder: Path, num_layers: int) -> Path:
-    """A checkpoint's folder with a random Llama and a head."""
+    """A checkpoint's folder with a random Llama and a head: 300 or 600 MiB."""
     import transformers
 
     tokenizer = tiny.tokenizer()
@@ -183,8 +184,15 @@ def llama_on_disk(folder: Path, num_layers: int) -> Path:
         max_position_embeddings=128,
         pad_token_id=0,
     )
+    with torch.device("meta"):
+        empty = transformers.LlamaModel(config)
     torch.manual_seed(0)
-    transformers.LlamaModel(config).save_pretrained(folder / "backbone")
+    drawn: dict[str, torch.Tensor] = {}  # once for all blocks: drawing 600 MiB takes half a minute
+    for name, value in empty.named_parameters():
+        drawn.setdefault(re.sub(r"\d+", "N", name), 0.02 * torch.randn(value.shape) + (value.dim() == 1))
+    weights = {name: drawn[re.sub(r"\d+", "N", name)] for name, _ in empty.named_parameters()}
+    config.save_pretrained(folder / "backbone")
+    write_tensors(folder / "backbone" / "model.safetensors", weights)
     tokenizer.save_pretrained(folder / "backbone")
     head = heads.new_head(WIDTH, WIDTH, 1, 0)
     write_tensors(

@@ -12,6 +12,7 @@ from lib.data import sources, splits
 from lib.evaluation import evaluate
 from lib.evaluation.rescore import OTHER, best_checkpoint
 from lib.files import write_csv, write_lines
+from lib.models.offload import give_back_at_once
 from lib.models.placement import place
 from lib.recipe import Example, Recipe
 from lib.runs.folder import RunFolder
@@ -38,6 +39,8 @@ class Written:
 def predict(run: Path, data: str, out: Path | None, offload: Path | None, threads: int | None) -> Written:
     """Write what the run's best checkpoint says of every row of `data`. Raises ValueError (no such run, bad
     rows, a file in the way), RepeatsError (damaged checkpoint), StoppedError."""
+    if offload is not None:
+        give_back_at_once()
     folder = RunFolder(run)
     config = folder.config()
     recipe = recipes.load(config.recipe)

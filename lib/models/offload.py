@@ -44,7 +44,8 @@ class OnDisk(Mapping[str, Tensor]):
 
 def give_back_at_once() -> None:
     """Let glibc return every large piece of memory when it is freed. By itself it raises the size from which
-    it does so to that of the largest freed piece, and keeps the rest: 10 MiB more with each 49 MiB block."""
+    it does so to that of the largest piece freed so far: a Llama of hidden size 1024 then took up to 10 MiB
+    more with each block of 49 MiB. To be called before the first large piece."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, LARGE)
 
@@ -53,6 +54,7 @@ def empty(make: Any) -> Any:
     """What `make` makes, with parameters that take no memory (buffers are real)."""
     import accelerate
 
+    give_back_at_once()
     with accelerate.init_empty_weights():
         return make()
 
@@ -66,7 +68,6 @@ def run_from_disk(
     from accelerate.hooks import attach_align_device_hook
     from accelerate.utils import set_module_tensor_to_device
 
-    give_back_at_once()
     backbone.requires_grad_(False)  # autocast would keep a bfloat16 copy of what may train
     index = _index(backbone, files, adapter)
     folder.mkdir(parents=True, exist_ok=True)
