@@ -50,7 +50,7 @@ class Recipe:
     config: Config
     columns: tuple[tuple[str, ...], ...]
     """Columns that every row must have; several sets where rows come in several forms."""
-    label_columns: tuple[str, ...]
+    label_columns: tuple[str, ...] = ()
     """Those of them that hold the answer; rows that are only to be predicted may lack them."""
     labels: tuple[str, ...]
     family: Literal["encoder", "decoder"] = "encoder"

@@ -39,10 +39,11 @@ def export(
         public: Make a new repository public instead of private.
         dry_run: With --push: say what would be sent, and send nothing.
     """
-    from lib.export import make
     from lib.export import push as pushing
 
     pushing.refuse(push, public, dry_run)
+    from lib.export import make
+
     checked = make.export(run, out, adapter_only, base, check)
     print(make.said(out, checked))
     if push is not None:

@@ -133,7 +133,7 @@ MEASURE = """
 import json, sys
 from dataclasses import replace
 from pathlib import Path
-import torch, transformers, accelerate, accelerate.hooks, peft
+import torch, transformers, accelerate, accelerate.hooks
 from lib import recipe
 from lib.command_line import parse
 from lib.data import rows as encoded_rows

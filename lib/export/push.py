@@ -19,9 +19,10 @@ def refuse(repository: str | None, public: bool, dry_run: bool) -> None:
         return
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
     try:
-        huggingface_hub.utils.validate_repo_id(repository)
+        validate_repo_id(repository)
     except HFValidationError as error:
         raise ValueError(f"--push {repository}: {first_line(error)}") from error
     if repository.count("/") != 1:
