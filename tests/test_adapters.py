@@ -21,6 +21,7 @@ from lib.training import optim
 from tests.tools import losses, metrics, only_run, run, status
 
 SHORT = ["--data", "sample", "--sample-rows", "90", "--max-rows", "12", "--max-length", "48", "--batch", "5"]
+SHORT += ["--max-cut", "1"]  # tokens are bytes
 SHORT += ["--max-steps", "4", "--eval-every", "2", "--precision", "fp32", "--threads", "1"]
 
 

@@ -454,7 +454,9 @@ def test_random_weights_follow_the_seed_and_pretrained_ones_do_not(folder_of: Ca
     described = backbone.describe(ModelConfig(model=str(folder_of("bert"))), "encoder")
 
     def weights(init: Any, seed: int) -> str:
-        return backbone.fingerprint(backbone.load(described, ModelConfig(init=init), seed).state_dict())
+        return backbone.fingerprint(
+            backbone.load(described, ModelConfig(init=init), "encoder", seed).state_dict()
+        )
 
     assert weights("random", 0) == weights("random", 0) != weights("random", 1)
     assert weights("pretrained", 0) == weights("pretrained", 1) != weights("random", 0)
