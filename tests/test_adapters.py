@@ -18,7 +18,7 @@ from lib.runs.resume import check_fingerprints
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
 from lib.training import optim
-from tests.tools import losses, metrics, only_run, run, status
+from tests.tools import losses, metrics, only_run, run, status, wide_model
 
 SHORT = ["--data", "sample", "--sample-rows", "90", "--max-rows", "12", "--max-length", "48", "--batch", "5"]
 SHORT += ["--max-cut", "1"]  # tokens are bytes
@@ -262,3 +262,18 @@ def test_evaluating_leaves_the_weights_as_they_are(llama: str) -> None:
             model.backbone(input_ids=ids)
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_an_encoders_unused_pooler_gets_no_adapter_and_the_run_is_scored(tmp_path: Path) -> None:
+    import transformers
+
+    folder = tmp_path / "bert"
+    config = transformers.AutoConfig.from_pretrained(wide_model(folder))
+    transformers.BertModel(config).save_pretrained(folder)
+    flags = ["arena", *SHORT, "--model", str(folder), "--lora-rank", "4", "--max-steps", "1"]
+    done = run(*flags, "--runs-dir", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    names = load_file(
+        only_run(tmp_path / "runs") / "checkpoints" / "best" / "adapter" / adapters.WEIGHTS
+    ).keys()
+    assert names and not [name for name in names if "pooler" in name]

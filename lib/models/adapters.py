@@ -57,6 +57,7 @@ def lora_config(adapter: AdapterConfig) -> Any:
         lora_dropout=adapter.lora_dropout,
         bias=adapter.lora_bias,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
+        exclude_modules=r".*pooler\..*",  # nobody reads it here, so nothing there would train
         use_rslora=adapter.lora_rslora,
         modules_to_save=list(adapter.lora_save) or None,
         layers_to_transform=list(adapter.lora_layers) or None,
