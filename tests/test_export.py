@@ -11,9 +11,8 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ from lib.export import card, check, make, push
 from lib.files import read_json, read_lines, write_json
 from lib.models import merging
 from lib.runs.folder import RunFolder
-from tests.tools import ROOT, SHARED, SHORT, command, only_run, point_hub_at, wide_model
+from tests.tools import ROOT, SHARED, SHORT, command, local_hub, only_run, wide_model
 
 STORIES = SHARED / "models" / "stories260K"
 ROWS = ["--sample-rows", "150", "--max-rows", "20", "--max-steps", "3", "--eval-every", "3"]
@@ -433,13 +432,9 @@ class Hub(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    server = HTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    point_hub_at(monkeypatch, f"http://127.0.0.1:{server.server_port}", offline=False)
     Hub.got.clear()
-    yield
-    server.shutdown()
-    server.server_close()
+    with local_hub(monkeypatch, Hub):
+        yield
 
 
 def test_a_push_sends_every_file_once_and_a_dry_run_sends_nothing(

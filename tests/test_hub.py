@@ -3,15 +3,14 @@
 import json
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from lib import hub
 from lib.config import ModelConfig
 from lib.models import backbone
-from tests.tools import point_hub_at
+from tests.tools import local_hub, point_hub_at
 
 COMMIT = "a" * 40
 
@@ -38,12 +37,8 @@ class Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    server = HTTPServer(("127.0.0.1", 0), Answer)
-    Thread(target=server.serve_forever, daemon=True).start()
-    point_hub_at(monkeypatch, f"http://127.0.0.1:{server.server_port}", offline=False)
-    yield
-    server.shutdown()
-    server.server_close()
+    with local_hub(monkeypatch, Answer):
+        yield
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])

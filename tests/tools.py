@@ -6,8 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -107,3 +111,14 @@ def point_hub_at(monkeypatch: pytest.MonkeyPatch, url: str, offline: bool) -> No
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+
+
+@contextmanager
+def local_hub(monkeypatch: pytest.MonkeyPatch, handler: type[BaseHTTPRequestHandler]) -> Iterator[None]:
+    """A server on this machine instead of the Hugging Face hub."""
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    point_hub_at(monkeypatch, f"http://127.0.0.1:{server.server_port}", offline=False)
+    yield
+    server.shutdown()
+    server.server_close()

@@ -6,7 +6,6 @@ kept, the same for all options); question and options are never cut.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from string import ascii_uppercase
@@ -24,7 +23,7 @@ from lib.data.rows import EncodedRow, Rows
 from lib.data.tree import Continuations, plant
 from lib.models import backbone, choosers
 from lib.recipe import Example, Prediction, Recipe
-from lib.tasks.common import NO_LABEL, ModelTask, describe
+from lib.tasks.common import NO_LABEL, LabelledBatch, ModelTask, describe
 
 # Decoders whose states are exact when options share a prefix, and whose output layer is a plain one: each is
 # held against transformers' own logits of separate sequences in tests/test_choose.py.
@@ -32,25 +31,6 @@ DECODERS = ("llama", "mistral", "phi3", "gpt_neox", "gpt2", "qwen2", "qwen3", "g
 SEQ2SEQ = ("t5", "mt5")
 # What stands around context and question; decoders go on after it, T5's encoder ends with the context.
 QUESTION = {"encoder": "{}", "causal": "\n\nQuestion: {}\nAnswer:", "seq2seq": "question: {} context:"}
-
-
-@dataclass(frozen=True)
-class ChooseBatch:
-    """Some rows and the places of their right options (NO_LABEL where it is not known)."""
-
-    inputs: choosers.Options | choosers.Pairs | choosers.Trees
-    labels: Tensor  # (rows,) int64
-
-    @property
-    def real_tokens(self) -> int:
-        return self.inputs.real_tokens
-
-    @property
-    def computed_tokens(self) -> int:
-        return self.inputs.computed_tokens
-
-    def to(self, device: torch.device) -> "ChooseBatch":
-        return ChooseBatch(self.inputs.to(device), self.labels.to(device, non_blocking=True))
 
 
 class Choose(ModelTask):
@@ -139,16 +119,16 @@ class Choose(ModelTask):
         model = choosers.CausalChooser if self.kind == "causal" else choosers.Seq2SeqChooser
         return model(base, config.data.option_score, frozen)
 
-    def collate(self, rows: Rows, indices: tuple[int, ...]) -> ChooseBatch:
+    def collate(self, rows: Rows, indices: tuple[int, ...]) -> LabelledBatch:
         sequences = [rows.sequences_of(row) for row in indices]
         labels = torch.from_numpy(rows.labels[list(indices)])
         if self.kind == "causal":
-            return ChooseBatch(plant(sequences, self.specials.pad), labels)
+            return LabelledBatch(plant(sequences, self.specials.pad), labels)
         if self.kind == "seq2seq":
-            return ChooseBatch(self._pairs(sequences), labels)
+            return LabelledBatch(self._pairs(sequences), labels)
         grouped = group(list(chain(*sequences)), self.specials.pad)
         widths = torch.tensor([len(row) for row in sequences])
-        return ChooseBatch(choosers.Options(grouped, widths), labels)
+        return LabelledBatch(choosers.Options(grouped, widths), labels)
 
     def _pairs(self, rows: list[list[np.ndarray]]) -> choosers.Pairs:
         begin = np.array([self.described.config.decoder_start_token_id], np.int64)
@@ -165,13 +145,13 @@ class Choose(ModelTask):
             sources.computed_tokens + starts.size,
         )
 
-    def loss(self, output: Tensor, batch: ChooseBatch) -> Tensor:
+    def loss(self, output: Tensor, batch: LabelledBatch) -> Tensor:
         return F.cross_entropy(output, batch.labels, reduction="sum")
 
-    def hits(self, output: Tensor, batch: ChooseBatch) -> int:
+    def hits(self, output: Tensor, batch: LabelledBatch) -> int:
         return int((output.argmax(1) == batch.labels).sum())
 
-    def predict(self, model: nn.Module, batch: ChooseBatch) -> list[Prediction]:
+    def predict(self, model: nn.Module, batch: LabelledBatch) -> list[Prediction]:
         output: Tensor = model(batch.inputs)
         found = []
         said, widths = output.softmax(1).tolist(), batch.inputs.widths.tolist()

@@ -6,7 +6,6 @@ swapped.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,30 +16,11 @@ from torch import Tensor, nn
 
 from lib.config import Config
 from lib.data import text
-from lib.data.collate import Grouped, group
+from lib.data.collate import group
 from lib.data.rows import EncodedRow, Rows
 from lib.models import backbone, heads
 from lib.recipe import Example, Prediction, Recipe
-from lib.tasks.common import NO_LABEL, ModelTask, describe
-
-
-@dataclass(frozen=True)
-class ClassifyBatch:
-    """The texts of some rows and their classes."""
-
-    inputs: Grouped
-    labels: Tensor  # (rows,) int64
-
-    @property
-    def real_tokens(self) -> int:
-        return self.inputs.real_tokens
-
-    @property
-    def computed_tokens(self) -> int:
-        return self.inputs.computed_tokens
-
-    def to(self, device: torch.device) -> "ClassifyBatch":
-        return ClassifyBatch(self.inputs.to(device), self.labels.to(device, non_blocking=True))
+from lib.tasks.common import NO_LABEL, LabelledBatch, ModelTask, describe
 
 
 class Classify(ModelTask):
@@ -92,13 +72,13 @@ class Classify(ModelTask):
             seed=config.optim.seed,
         )
 
-    def collate(self, rows: Rows, indices: tuple[int, ...]) -> ClassifyBatch:
+    def collate(self, rows: Rows, indices: tuple[int, ...]) -> LabelledBatch:
         sequences = [sequence for row in indices for sequence in rows.sequences_of(row)]
-        return ClassifyBatch(
+        return LabelledBatch(
             group(sequences, self.specials.pad), torch.from_numpy(rows.labels[list(indices)])
         )
 
-    def loss(self, output: Tensor, batch: ClassifyBatch) -> Tensor:
+    def loss(self, output: Tensor, batch: LabelledBatch) -> Tensor:
         orders = output.shape[1]  # of the texts: as they stand, and turned
         labels = [batch.labels]
         if orders == 2:
@@ -107,10 +87,10 @@ class Classify(ModelTask):
         flat = torch.stack(labels, dim=1).flatten()
         return F.cross_entropy(output.flatten(0, 1), flat, reduction="sum") / orders
 
-    def hits(self, output: Tensor, batch: ClassifyBatch) -> int:
+    def hits(self, output: Tensor, batch: LabelledBatch) -> int:
         return int((output[:, 0].argmax(1) == batch.labels).sum())
 
-    def predict(self, model: heads.Classifier, batch: ClassifyBatch) -> list[Prediction]:
+    def predict(self, model: heads.Classifier, batch: LabelledBatch) -> list[Prediction]:
         vectors = model.vectors(batch.inputs)  # (rows, texts, hidden)
         said = _probabilities(model.logits(vectors))
         labels = batch.labels.tolist()

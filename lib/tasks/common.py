@@ -1,7 +1,7 @@
 """What every task does with its model, whatever the shape of the problem: check it, build it, keep it in a
 checkpoint."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,25 @@ from lib.models.freezing import freeze
 from lib.recipe import Recipe
 
 NO_LABEL = -1  # of rows that are only to be predicted
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Some rows as the model takes them, and their labels (NO_LABEL where one is not known)."""
+
+    inputs: Any
+    labels: Tensor  # (rows,) int64
+
+    @property
+    def real_tokens(self) -> int:
+        return self.inputs.real_tokens
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.inputs.computed_tokens
+
+    def to(self, device: torch.device) -> "LabelledBatch":
+        return LabelledBatch(self.inputs.to(device), self.labels.to(device, non_blocking=True))
 
 
 class ModelTask:
