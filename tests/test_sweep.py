@@ -346,7 +346,7 @@ class Pretend:
         folder = folders.create(config)
         folder.write_config(config)
         folder.write_record(fingerprints={"code": code_fingerprint(), "data": self.data, "split": "halves"})
-        folder.write_status(exit_code=code)
+        folder.write_status(phase="ended" if code else "done", exit_code=code)
         folder.unlock()
         scores = {"kind": "validation", "step": 1, "scores": {"log_loss": config.optim.lr}}
         train = {"kind": "train", "step": 1, "seconds": 2.0}
