@@ -16,8 +16,8 @@ from tyro.conf import OmitArgPrefixes, Suppress, arg
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     data: str = "sample"
-    """Rows: a hub id, a .csv/.jsonl/.parquet file, a folder with one file a split, or `sample`
-    (generated)."""
+    """Rows: a hub id (org/name, or org/name:configuration), a .csv/.jsonl/.parquet file, a folder with one
+    file a split, or `sample` (generated)."""
     revision: str | None = None
     """Branch, tag or commit of a hub data set. None: what the recipe pins, else `main`."""
     sample_rows: int = 1000

@@ -54,6 +54,9 @@ def run(function: Callable[[], int | None], quiet: bool = False) -> int:
         code = function() or DONE
     except KeyboardInterrupt:
         code = STOPPED
+    except BrokenPipeError:  # whoever read what is said here (`head`, say) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = CRASHED
     except Exception as error:
         code = code_of(error)
         if code == CRASHED:

@@ -6,10 +6,17 @@ The token for gated repositories comes from HF_TOKEN or its file.
 from typing import Literal
 
 TIMEOUT_S = 10
+CONFIGURATIONS = "of one with several configurations name one: org/name:configuration"
 
 
 class UnreachableError(Exception):
     """No network, no such host, or offline mode."""
+
+
+def parts_of(name: str) -> tuple[str, str | None]:
+    """`org/name:configuration` -> the hub id and which of the data set's configurations, if it is said."""
+    identity, _, configuration = name.partition(":")
+    return identity, configuration or None
 
 
 def commit_of(kind: Literal["model", "dataset"], name: str, revision: str) -> str:

@@ -20,12 +20,26 @@ from lib.training.memory import peak_gib
 
 COLUMNS = ("step", "epoch", "loss", "lr", "grad", "rows/s", "tokens/s", "padding", "GiB", "left")
 WIDTHS = (13, 7, 9, 9, 8, 8, 9, 8, 6, 9)
+SAY_EVERY_S = 30.0  # that a long evaluation goes on
 
 
 def clock(seconds: float) -> str:
     """3725 -> '1:02:05'"""
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+class Patience:
+    """Says now and then how far an evaluation is, on rank 0."""
+
+    def __init__(self, world: World, num_rows: int) -> None:
+        self.world, self.num_rows, self.said_s = world, num_rows, time.monotonic()
+
+    def step(self, done: int) -> None:
+        """About `done` rows are predicted, over all ranks."""
+        if self.world.is_main and time.monotonic() - self.said_s > SAY_EVERY_S:
+            self.said_s = time.monotonic()
+            speak(f"  about {done:,} of {self.num_rows:,} rows predicted")
 
 
 class Tracker:

@@ -1,7 +1,8 @@
 """Compare finished runs: what differs between them, and whether one is better beyond chance.
 
-python scripts/compare.py 20231215_120000 20231216_093000              # timestamps or names under runs/
-python scripts/compare.py runs/arena/20231215_120000 long --split validation
+Examples:
+    python scripts/compare.py 20231215_120000 20231216_093000              # timestamps or names under runs/
+    python scripts/compare.py runs/arena/20231215_120000 long --split validation
 """
 
 import sys

@@ -1,7 +1,8 @@
 """Export a finished run: scripts/export.py RUN OUT [--adapter-only] [--push ORG/NAME [--public] [--dry-run]]
 
-python scripts/export.py runs/arena/20261122_101500 exported          # opens with AutoModel.from_pretrained
-python scripts/export.py runs/boolq/20261122_101500 adapter --adapter-only --push me/boolq-lora --dry-run
+Examples:
+    python scripts/export.py runs/arena/20261122_101500 exported        # opens with AutoModel.from_pretrained
+    python scripts/export.py runs/boolq/20261122_101500 adapter --adapter-only --push me/boolq-lora --dry-run
 """
 
 import sys
@@ -16,7 +17,7 @@ from lib import exits
 
 
 def export(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Annotated[str, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
     adapter_only: bool = False,
     base: Literal["dequantized", "full"] | None = None,
@@ -24,11 +25,12 @@ def export(
     push: str | None = None,
     public: bool = False,
     dry_run: bool = False,
+    runs_dir: str = "runs",
 ) -> int:
     """Write a run's best model as a folder that plain transformers (or peft) opens.
 
     Args:
-        run: The run's folder.
+        run: A run's folder, timestamp or name.
         out: The folder to make; nothing is overwritten.
         adapter_only: The adapter alone, as peft keeps it, instead of a whole model.
         base: What the adapter of a quantized run is merged into: the weights its 4 or 8 bits stand for (the
@@ -38,13 +40,15 @@ def export(
             its file.
         public: Make a new repository public instead of private.
         dry_run: With --push: say what would be sent, and send nothing.
+        runs_dir: Where timestamps and names are looked up.
     """
     from lib.export import push as pushing
 
     pushing.refuse(push, public, dry_run)
     from lib.export import make
+    from lib.runs.folder import find
 
-    checked = make.export(run, out, adapter_only, base, check)
+    checked = make.export(find(run, runs_dir), out, adapter_only, base, check)
     print(make.said(out, checked))
     if push is not None:
         print(pushing.send(out, push, private=not public, dry_run=dry_run))

@@ -1,7 +1,8 @@
 """Build an index for retrieval: scripts/index.py PASSAGES OUT [--model minilm] [--kind auto|exact|ivfpq]
 
-python scripts/index.py passages.jsonl wiki.index                                   # text, title and id
-python scripts/index.py wikimedia/wikipedia wiki.index --config-name 20231101.en    # streamed from the hub
+Examples:
+    python scripts/index.py passages.jsonl wiki.index                         # text, title and id
+    python scripts/index.py wikimedia/wikipedia:20231101.en wiki.index        # streamed from the hub
 """
 
 import sys
@@ -21,7 +22,6 @@ def index_passages(
     out: Annotated[Path, tyro.conf.Positional],
     model: str = "minilm",
     kind: Literal["auto", "exact", "ivfpq"] = "auto",
-    config_name: str | None = None,
     split: str = "train",
     revision: str = "main",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
@@ -32,11 +32,11 @@ def index_passages(
     """Build an index of passages. Killed or stopped, the same command goes on.
 
     Args:
-        passages: A .jsonl, .csv or .parquet file (text, title, id), a .txt with one a line, or a hub id.
+        passages: A .jsonl, .csv or .parquet file (text, title, id), a .txt with one a line, or a hub id
+            (org/name or org/name:configuration).
         out: The index's folder.
         model: minilm, or the hub id or folder of a sentence-transformers model.
         kind: exact compares a query with every vector; ivfpq compresses them. auto: exact up to a million.
-        config_name: Configuration of a hub data set, where it has several.
         split: Split of a hub data set.
         revision: Branch, tag or commit of a hub data set.
         precision: auto: bf16 where the device computes it natively, else fp32.
@@ -47,7 +47,7 @@ def index_passages(
     from lib.retrieval import passages as sources
     from lib.retrieval.build import Builder, Settings
 
-    source = sources.find(passages, config_name, split, revision)
+    source = sources.find(passages, split, revision)
     settings = Settings(model, kind, precision, shard_size)
     record = Builder(source, out, settings, max_rejected, threads).make_index()
     much = f"{record['num_cut']} of them longer than the {record['max_length']} tokens the model reads"

@@ -1,8 +1,9 @@
 """Search for the best values: scripts/sweep.py [RECIPE] [--space FILE] [--trials N] [train.py's flags]
 
-python scripts/sweep.py boolq --data train.jsonl               # the learning rate, 20 trials
-python scripts/sweep.py boolq --space space.json --trials 40   # a file in the form of wandb's sweeps
-python scripts/sweep.py arena --smoke                          # three trials of a toy
+Examples:
+    python scripts/sweep.py boolq --data train.jsonl               # the learning rate, 20 trials
+    python scripts/sweep.py boolq --space space.json --trials 40   # a file in the form of wandb's sweeps
+    python scripts/sweep.py arena --smoke                          # three trials of a toy
 """
 
 import sys

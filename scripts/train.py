@@ -1,8 +1,9 @@
 """Train a recipe: scripts/train.py [RECIPE] [flags]
 
-python scripts/train.py arena --data sample --devices 2    # starts its own workers
-torchrun --nproc_per_node=4 scripts/train.py               # or under torchrun; the recipe defaults to arena
-python scripts/train.py arena --smoke                      # the whole path in seconds, on any laptop
+Examples:
+    python scripts/train.py arena --data sample --devices 2  # starts its own workers
+    torchrun --nproc_per_node=4 scripts/train.py             # or under torchrun; the recipe defaults to arena
+    python scripts/train.py arena --smoke                    # the whole path in seconds, on any laptop
 """
 
 import dataclasses

@@ -59,7 +59,11 @@ if [[ $marks == not* ]]; then
         echo "== shellcheck: skipped, not installed"
     fi
 fi
-step "pytest" "$python" -m pytest -q -ra -m "$marks" "$@"
+workers=()
+if [[ $marks == not* ]] && "$python" -c "import xdist" 2>/dev/null; then
+    workers=(--numprocesses logical --maxprocesses 8 --dist worksteal)  # a process needs about 1 GB
+fi
+step "pytest" "$python" -m pytest -q -ra -m "$marks" "${workers[@]}" "$@"
 
 if ((${#failed[@]})); then
     printf 'tests: failed: %s\n' "${failed[@]}" >&2

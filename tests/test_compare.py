@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from lib.config import Config, to_dict
-from lib.evaluation.compare import compare, find
+from lib.evaluation.compare import compare
 from lib.exits import CheckError
+from lib.runs.folder import find
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ["A wins", "B wins", "tie"]

@@ -4,11 +4,13 @@ import json
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 
-from lib import hub
-from lib.config import ModelConfig
+from lib import hub, recipe
+from lib.config import DataConfig, ModelConfig
+from lib.data import sources
 from lib.models import backbone
 from tests.tools import local_hub, point_hub_at
 
@@ -58,6 +60,26 @@ def test_a_branch_is_resolved_to_its_commit(kind: str, endpoint: None) -> None:
 def test_what_the_hub_refuses_is_bad_input(name: str, revision: str, words: str, endpoint: None) -> None:
     with pytest.raises(ValueError, match=words):
         hub.commit_of("model", name, revision)
+
+
+def test_a_data_set_with_several_configurations_wants_one_named(
+    tmp_path: Path, endpoint: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # files as the hub has them, beside this process: `datasets` reads both alike
+    folder = tmp_path / "org" / "open"
+    folder.mkdir(parents=True)
+    page = ["---", "configs:"]
+    for name, count in (("hard", 3), ("easy", 5)):
+        rows = recipe.load("boolq").sample(count, 0)
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        page += [f"- config_name: {name}", f"  data_files: {name}.jsonl"]
+    (folder / "README.md").write_text("\n".join([*page, "---", ""]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    found = sources.load(DataConfig(data="org/open:hard"), recipe.load("boolq"))
+    assert len(found.splits["train"]) == 3 and found.revision == COMMIT
+    with pytest.raises(ValueError, match=r"'hard', 'easy'.* name one: org/name:configuration"):
+        sources.load(DataConfig(data="org/open:middle"), recipe.load("boolq"))
 
 
 def test_a_model_that_the_hub_does_not_have_is_refused_before_any_download(endpoint: None) -> None:

@@ -19,6 +19,7 @@ from lib.command_line import parse
 from lib.config import DataConfig
 from lib.data import sources
 from lib.evaluation import hits
+from lib.evaluation.predict import predict
 from lib.evaluation.rescore import rescore
 from lib.exits import CheckError, StoppedError
 from lib.files import read_json, read_lines
@@ -79,9 +80,7 @@ def build(
     file: Path, out: Path, model: str, kind: str = "auto", shard: int = SHARD, **words: Any
 ) -> dict[str, Any]:
     settings = Settings(model, kind, "fp32", shard)
-    return Builder(
-        passages.find(str(file), None, "train", "main"), out, settings, threads=1, **words
-    ).make_index()
+    return Builder(passages.find(str(file), "train", "main"), out, settings, threads=1, **words).make_index()
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
@@ -146,7 +145,7 @@ def killed(path, value):
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, value)
 build.write_json = killed
-source = passages.find({file!r}, None, "train", "main")
+source = passages.find({file!r}, "train", "main")
 settings = build.Settings({model!r}, "auto", "fp32", {shard})
 build.Builder(source, build.Path({out!r}), settings, threads=1).make_index()
 """
@@ -168,9 +167,7 @@ def test_a_build_killed_in_a_shard_goes_on_to_the_same_bytes(built: Path, model:
 
 def test_sigterm_stops_at_once_and_is_resumable(built: Path, model: str, tmp_path: Path) -> None:
     file, out = built.parent / "passages.jsonl", tmp_path / "index"
-    builder = Builder(
-        passages.find(str(file), None, "train", "main"), out, Settings(model, "auto", "fp32", SHARD)
-    )
+    builder = Builder(passages.find(str(file), "train", "main"), out, Settings(model, "auto", "fp32", SHARD))
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(StoppedError, match="SIGTERM; the shards so far are kept"):
         builder.make_index()
@@ -267,7 +264,7 @@ def test_every_form_of_a_file_gives_the_same_passages(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text\nOne thing.\n"Another, with a comma."\n')
     (tmp_path / "a.txt").write_text("\n".join([texts[0], "", texts[1]]))
     for end in ("jsonl", "csv", "txt"):
-        source = passages.find(str(tmp_path / f"a.{end}"), None, "train", "main")
+        source = passages.find(str(tmp_path / f"a.{end}"), "train", "main")
         assert [item.text for item in source.items(0) if isinstance(item, passages.Passage)] == texts
         assert len(list(source.items(1))) == 1  # a build goes on in the middle
 
@@ -359,7 +356,7 @@ def test_minilm_finds_real_passages(tmp_path: Path) -> None:
         pytest.skip(f"no real rows in {REAL_PASSAGES.parent}")
     lines = REAL_PASSAGES.read_text().splitlines()[:48]  # those of the first question stand first
     (tmp_path / "passages.jsonl").write_text("\n".join(lines) + "\n")
-    source = passages.find(str(tmp_path / "passages.jsonl"), None, "train", "main")
+    source = passages.find(str(tmp_path / "passages.jsonl"), "train", "main")
     Builder(source, tmp_path / "index", Settings("minilm", "exact", "auto", 32), threads=2).make_index()
     known = [json.loads(line) for line in lines]
     chosen = [passage for passage in known[8:48:8] if len(sentences(passage["text"])) > 1]
@@ -488,17 +485,26 @@ def test_a_run_with_an_index_stops_goes_on_and_scores_the_same(
     assert found["scores"]["num_rows"] == 10
     assert len(read_lines(Path(found["folder"]) / "contexts.jsonl")) == 10
 
+    # new rows are answered as the run's own were: with what the same index finds
+    answers = predict(folder, str(file), tmp_path / "said.jsonl", None, None)
+    said = {line["id"]: line["probabilities"] for line in read_lines(answers.path)}
+    scored = read_lines(Path(found["folder"]) / "predictions" / "data.jsonl")
+    assert said == {line["id"]: line["probabilities"] for line in scored}
+    assert read_lines(tmp_path / "said.contexts.jsonl") == read_lines(
+        Path(found["folder"]) / "contexts.jsonl"
+    )
+
 
 def test_rows_with_a_context_keep_it_unless_told(built: Path, tmp_path: Path) -> None:
     rows = [EXAM.to_example(row) for row in ROWS[:4]]
     del rows[2]["context"]
-    index = open_index(str(built))
-    auto, _ = contexts.retrieve(
-        {"train": rows}, DataConfig(index_passages=2, max_length=9), index, tmp_path, lambda: None
-    )
+    index, file = open_index(str(built)), tmp_path / contexts.FILE
+    config = DataConfig(index_passages=2, max_length=9)
+    auto = contexts.retrieve({"train": rows}, config, index, lambda: None).splits
     assert ["retrieved" in row for row in auto["train"]] == [False, False, True, False]
     assert auto["train"][0]["context"] == [ROWS[0]["context"]]
     config = DataConfig(index_passages=2, max_length=9, context="retrieved")
-    replaced, _ = contexts.retrieve({"train": rows}, config, index, tmp_path, lambda: None)
-    assert all(len(row["retrieved"]) == 2 for row in replaced["train"])
-    assert contexts.kept({"train": rows}, config, tmp_path) == replaced
+    replaced = contexts.retrieve({"train": rows}, config, index, lambda: None)
+    assert all(len(row["retrieved"]) == 2 for row in replaced.splits["train"])
+    replaced.write(file)
+    assert contexts.kept({"train": rows}, config, file) == replaced.splits

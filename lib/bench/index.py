@@ -78,7 +78,7 @@ def cosine(vectors: np.ndarray, exact: np.ndarray) -> float:
 
 def texts_of(data: str, rows: int) -> list[str]:
     """Passages from all over the file, not its beginning alone."""
-    source = passages.find(data, None, "train", "main")
+    source = passages.find(data, "train", "main")
     found = [item.whole for item in source.items(0) if isinstance(item, Passage)]
     return found[:: max(1, len(found) // rows)][:rows]
 

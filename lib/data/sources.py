@@ -238,11 +238,11 @@ def _load_hub(config: DataConfig, recipe: Recipe, forms: Forms) -> Source:
     """A data set of the Hugging Face hub at a resolved commit."""
     if config.data.count("/") > 1 or config.data.startswith((".", "/", "~")):
         raise ValueError(f"{config.data} does not exist; --data takes a file, a folder, a hub id or sample")
+    name, configuration = hub.parts_of(config.data)
     meant = "did you mean sample? Or " if difflib.get_close_matches(config.data, ["sample"]) else ""
     try:
-        commit = hub.commit_of(
-            "dataset", config.data, config.revision or (recipe.revisions or {}).get(config.data, "main")
-        )
+        revision = config.revision or (recipe.revisions or {}).get(name, "main")
+        commit = hub.commit_of("dataset", name, revision)
     except hub.UnreachableError as error:
         raise ValueError(
             f"{config.data} is no file here, and the hub cannot be reached ({error}); {meant}"
@@ -252,12 +252,12 @@ def _load_hub(config: DataConfig, recipe: Recipe, forms: Forms) -> Source:
     from huggingface_hub.errors import HTTPError
 
     try:
-        loaded: Any = datasets.load_dataset(config.data, revision=commit)
+        loaded: Any = datasets.load_dataset(name, configuration, revision=commit)
     # a script instead of files, several configurations, columns that differ, a connection that breaks
     except (RuntimeError, ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
-            f"hub data set {config.data} at {commit[:12]} cannot be loaded: {hub.first_line(error)} (try "
-            "--revision refs/convert/parquet, or download its files and give the folder)"
+            f"hub data set {config.data} at {commit[:12]} cannot be loaded: {hub.first_line(error)} "
+            f"({hub.CONFIGURATIONS}; instead of a script try --revision refs/convert/parquet)"
         ) from error
     source = Source(config.data, {}, revision=commit)
     for split in (name for name in SPLITS if name in loaded):

@@ -4,7 +4,6 @@ Each run is held against the first, row by row; a difference is its score minus 
 run folders hold is read, and what cannot be compared is refused with the reason.
 """
 
-import difflib
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from lib.evaluation.metrics import Interval, signed
 from lib.exits import DONE, CheckError
 from lib.files import read_json, read_lines
 from lib.recipe import Prediction
-from lib.runs.folder import RunFolder
+from lib.runs.folder import RunFolder, find
 
 ENOUGH_IN_COMMON = 0.9  # share of either run's rows
 HARDWARE = ("compute", "tracking")  # parts of the configuration that decide no number
@@ -50,22 +49,6 @@ class Run:
         files = read_json(manifest)["body"]["files"] if manifest.is_file() else {}
         names = [name for name in files if name.endswith(".safetensors") and "optimizer" not in name]
         return {name: files[name]["sha256"][:12] for name in names}
-
-
-def find(word: str, runs_dir: str) -> Path:
-    """The folder of a run. Raises ValueError with the nearest names when that is no run, or several."""
-    if (Path(word) / "config.json").is_file():
-        return Path(word)
-    known = sorted(file.parent for file in Path(runs_dir).glob("*/*/config.json"))
-    names = {path: [path.name, f"{path.parent.name}/{path.name}", *path.name.split("-", 1)] for path in known}
-    found = [p for p in known if word in names[p]] or [p for p in known if p.name.startswith(word)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"{word} is {len(found)} runs; give the path of one: {', '.join(map(str, found))}")
-    near = difflib.get_close_matches(word, {name for path in known for name in names[path]}, cutoff=0.5)
-    near = near or [path.name for path in known[-3:]] or [f"none (--runs-dir {runs_dir} holds no run)"]
-    raise ValueError(f"{word} is neither a run folder nor a run's timestamp or name; near: {', '.join(near)}")
 
 
 def read(letter: str, path: Path, split: str) -> Run:

@@ -3,22 +3,18 @@
 What makes an evaluation batch depends on the rows alone; ranks take whole batches and exchange plain records.
 """
 
-import time
-
 import torch
 from torch import nn
 
-from lib.console import speak
 from lib.data.loader import deal, evaluation_batches
 from lib.data.rows import Rows
 from lib.exits import StoppedError
 from lib.recipe import Prediction
 from lib.task import Task
+from lib.tracking import Patience
 from lib.training import dist, precision
 from lib.training.dist import World
 from lib.training.signals import StopFlag
-
-SAY_EVERY_S = 30.0  # that a long evaluation goes on
 
 
 def predict(
@@ -34,16 +30,14 @@ def predict(
     them was asked to stop."""
     model.eval()
     mine: list[Prediction] = []
-    said_s = time.monotonic()
+    patience = Patience(world, len(rows))
     for piece in deal(evaluation_batches(rows, token_budget), world.size)[world.rank]:
         if dist.any_rank(stop is not None and stop.requested):
             raise StoppedError("stopped during evaluation")
         if not piece.weight:  # a filler: only the exchange above is needed
             continue
         mine += answer(model, task, rows, piece.rows, world, precision_name)
-        if world.is_main and time.monotonic() - said_s > SAY_EVERY_S:
-            said_s = time.monotonic()
-            speak(f"  about {len(mine) * world.size:,} of {len(rows):,} rows predicted")
+        patience.step(len(mine) * world.size)
     by_id = {row["id"]: row for share in dist.gather_json(mine) for row in share}
     assert len(by_id) == len(rows), "every row is predicted exactly once"
     return [by_id[identity] for identity in rows.ids]

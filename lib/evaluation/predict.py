@@ -10,11 +10,12 @@ from lib.config import MOST_THREADS, Config
 from lib.data import rows as encoded_rows
 from lib.data import sources, splits
 from lib.evaluation import evaluate
-from lib.evaluation.rescore import OTHER, best_checkpoint
+from lib.evaluation.rescore import OTHER, best_checkpoint, index_of
 from lib.files import write_csv, write_lines
 from lib.models.offload import give_back_at_once
 from lib.models.placement import place
 from lib.recipe import Example, Recipe
+from lib.retrieval import contexts
 from lib.runs.folder import RunFolder
 from lib.runs.prepare import token_budget_of
 from lib.task import Task
@@ -23,7 +24,7 @@ from lib.training import dist, precision
 from lib.training.dist import World
 from lib.training.signals import StopFlag
 
-SUBMISSION = ".submission.csv"
+SUBMISSION, CONTEXTS = ".submission.csv", ".contexts.jsonl"
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,13 @@ def predict(run: Path, data: str, out: Path | None, offload: Path | None, thread
         raise ValueError(f"--threads is {threads}; it must be from 1 to {MOST_THREADS}")
     out = out or folder.path / "predicted" / f"{Path(data).stem or 'data'}.jsonl"
     submission = out.with_suffix(SUBMISSION) if recipe.submission is not None else None
-    _refuse_taken(out, submission, offload)
+    _refuse_taken(out, [submission, out.with_suffix(CONTEXTS) if config.data.index else None], offload)
     examples, num_rejected = read(config, recipe, data)
     stop = StopFlag()
+    index = index_of(config, recipe, folder)
+    if index is not None:
+        found = contexts.retrieve({OTHER: examples}, config.data, index, stop.raise_if_requested)
+        examples = found.splits[OTHER]
     world = dist.setup(threads or folder.record()["environment"]["threads"])
     task = make_task(recipe, config, best)
     precision_name = precision.resolve(config.optim.precision, world.device, task.model_type)
@@ -59,14 +64,16 @@ def predict(run: Path, data: str, out: Path | None, offload: Path | None, thread
     model = _model(task, best, offload, world, precision_name)
     said = evaluate.predict(model, task, encoded, token_budget_of(best), world, precision_name, stop)
     out.parent.mkdir(parents=True, exist_ok=True)
+    if index is not None:
+        found.write(out.with_suffix(CONTEXTS))
     write_lines(out, [row | {"answer": recipe.labels[row["prediction"]]} for row in said])
     if submission is not None and recipe.submission is not None:
         write_csv(submission, [recipe.submission(row) for row in said])
     return Written(out, submission, len(said), num_rejected)
 
 
-def _refuse_taken(out: Path, submission: Path | None, offload: Path | None) -> None:
-    for path in filter(None, (out, submission)):
+def _refuse_taken(out: Path, others: list[Path | None], offload: Path | None) -> None:
+    for path in filter(None, (out, *others)):
         if path.exists():
             raise ValueError(f"{path} is there and is not overwritten; name another file with --out")
     if out.suffix != ".jsonl":

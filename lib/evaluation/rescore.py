@@ -50,13 +50,15 @@ def rescore(
     index = None
     if data is not None:
         split = OTHER
-        index = _index(config, recipe, folder)
+        index = index_of(config, recipe, folder)
         examples[OTHER] = _other_rows(config, recipe, data, examples)
     into = RunFolder(new_folder(folder.path / "evaluations"))
     try:
         if index is not None:
             rows = {OTHER: examples[OTHER]}
-            examples |= contexts.retrieve(rows, config.data, index, into.path, stop.raise_if_requested)[0]
+            found = contexts.retrieve(rows, config.data, index, stop.raise_if_requested)
+            found.write(into.path / contexts.FILE)
+            examples |= found.splits
         encode(task, {split: examples[split]}, into, stop)
         scores = scoring.score(config, recipe, task, into, best, examples, (split,), (), world, stop)
         shutil.rmtree(into.encoded)
@@ -103,8 +105,8 @@ def own_examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str,
     """The run's own rows, as they were. Raises ValueError (they are gone), CheckError (they changed)."""
     source = sources.load(config.data, recipe)
     examples = splits.complete(splits.make(source, recipe), config.data)
-    if (folder.path / contexts.FILE).is_file():
-        examples.splits = contexts.kept(examples.splits, config.data, folder.path)
+    if (file := folder.path / contexts.FILE).is_file():
+        examples.splits = contexts.kept(examples.splits, config.data, file)
     before = folder.record()["fingerprints"]
     resume.check_fingerprints(
         {key: before[key] for key in ("data", "split")}, examples.fingerprints(), "put it back"
@@ -112,7 +114,7 @@ def own_examples(config: Config, recipe: Recipe, folder: RunFolder) -> dict[str,
     return examples.splits
 
 
-def _index(config: Config, recipe: Recipe, folder: RunFolder) -> Index | None:
+def index_of(config: Config, recipe: Recipe, folder: RunFolder) -> Index | None:
     """The index that the run's contexts came from, for other rows. Raises CheckError when it changed."""
     index = contexts.check(config.data, recipe)
     if index is not None:

@@ -68,7 +68,7 @@ def data_of(config: Config, record: dict[str, Any]) -> Origin:
     if name == "sample":
         return Origin("generated sample rows", None, licence)
     if record.get("revision"):
-        return Origin(f"{name} at commit {record['revision'][:12]}", name, licence)
+        return Origin(f"{name} at commit {record['revision'][:12]}", hub.parts_of(name)[0], licence)
     files = ", ".join(f"{file} (sha256 {digest[:12]})" for file, digest in record.get("files", {}).items())
     return Origin(f"local files: {files}", None, licence)
 

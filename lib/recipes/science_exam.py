@@ -159,6 +159,5 @@ RECIPE = Recipe(
     better="higher",
     features=features,
     submission=submission,
-    revisions={"allenai/ai2_arc": "refs/convert/parquet", "allenai/openbookqa": "refs/convert/parquet"},
     licence="sample: generated here; Kaggle, ai2_arc, openbookqa: see the data set's page",
 )

@@ -276,7 +276,7 @@ def _named(source: PassageFile | HubPassages) -> dict[str, Any]:
     """Which passages were asked for, whatever they hold."""
     if isinstance(source, PassageFile):
         return {"passages": source.name}
-    return {"passages": source.name, "config": source.config_name, "split": source.split}
+    return {"passages": source.name, "config": source.configuration, "split": source.split}
 
 
 @contextmanager

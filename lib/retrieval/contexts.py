@@ -1,11 +1,13 @@
 """Rows without a context get one from an index.
 
-What was found is written into the run's folder and read from there ever after, so that the same rows have the
-same context on any hardware.
+What was found is kept in the run's folder and read from there ever after, so that the same rows have the same
+context on any hardware.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lib.config import DataConfig
 from lib.files import read_lines, write_lines
@@ -39,34 +41,45 @@ def wanting(examples: list[Example], config: DataConfig) -> list[Example]:
     return [row for row in examples if config.context == "retrieved" or "context" not in row]
 
 
-def retrieve(
-    splits: Splits, config: DataConfig, index: Index, folder: Path, between: Callable[[], None]
-) -> tuple[Splits, list[str]]:
-    """The rows with the contexts that are found for them, written to `folder`; lines for people."""
+@dataclass(frozen=True)
+class Retrieved:
+    """The rows with what was found for them, what is to be kept of it, and facts for people."""
+
+    splits: Splits
+    lines: list[dict[str, Any]]
+    facts: list[str]
+
+    def write(self, file: Path) -> None:
+        """Keep it, for `kept`; nothing where no row wanted a context."""
+        if self.lines:
+            write_lines(file, self.lines)
+
+
+def retrieve(splits: Splits, config: DataConfig, index: Index, between: Callable[[], None]) -> Retrieved:
+    """Contexts for the rows that are to get one. `between` runs now and then and may raise to stop."""
     rows = [row for split in splits.values() for row in wanting(split, config)]
     if not rows:
-        return splits, [
-            "every row has a context of its own: --index is not asked (--context retrieved would)"
-        ]
+        fact = "every row has a context of its own: --index is not asked (--context retrieved would)"
+        return Retrieved(splits, [], [fact])
     searcher = Searcher(index)
     found = searcher.search(
         [query_of(row) for row in rows], config.index_passages, config.max_length, between
     )
-    write_lines(folder / FILE, (said.as_line(row["id"]) for row, said in zip(rows, found, strict=True)))
     by_id = {row["id"]: said for row, said in zip(rows, found, strict=True)}
     total = sum(map(len, splits.values()))
-    facts = [f"contexts for {len(rows)} of {total} rows from {index.path}, kept in {folder / FILE}"]
+    facts = [f"contexts for {len(rows)} of {total} rows from {index.path}"]
     if searcher.num_cut:
         facts.append(
             f"{searcher.num_cut} queries were longer than {searcher.embedder.max_length} tokens and cut"
         )
-    return _put(splits, config, by_id), facts
+    lines = [said.as_line(identity) for identity, said in by_id.items()]
+    return Retrieved(_put(splits, config, by_id), lines, facts)
 
 
-def kept(splits: Splits, config: DataConfig, folder: Path) -> Splits:
+def kept(splits: Splits, config: DataConfig, file: Path) -> Splits:
     """The rows with the contexts that were found when the run began; a row that is not among them stays
     without, and the fingerprint of the data tells."""
-    by_id = {line["id"]: Found.of_line(line) for line in read_lines(folder / FILE)}
+    by_id = {line["id"]: Found.of_line(line) for line in read_lines(file)}
     return _put(splits, config, by_id)
 
 

@@ -77,12 +77,12 @@ class HubPassages:
     """A data set of the hub at a commit, read as a stream."""
 
     name: str
-    config_name: str | None
+    configuration: str | None
     split: str
     commit: str
 
     def identity(self) -> dict[str, Any]:
-        return {"hub": self.name, "config": self.config_name, "split": self.split, "commit": self.commit}
+        return {"hub": self.name, "config": self.configuration, "split": self.split, "commit": self.commit}
 
     def items(self, begin: int) -> Iterator[Passage | Rejected]:
         """Raises ValueError when the hub does not give them."""
@@ -91,18 +91,18 @@ class HubPassages:
 
         try:
             rows: Any = datasets.load_dataset(
-                self.name, self.config_name, split=self.split, revision=self.commit, streaming=True
+                self.name, self.configuration, split=self.split, revision=self.commit, streaming=True
             )
             for number, row in enumerate(rows.skip(begin), begin):
                 yield _convert(RawRow(f"{self.name}/{self.split}:{number}", dict(row)))
         except (RuntimeError, ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
             raise ValueError(
                 f"hub data set {self.name} at {self.commit[:12]} cannot be read: {hub.first_line(error)} "
-                "(where it has several configurations, name one with --config-name; the same command goes on)"
+                "({hub.CONFIGURATIONS}; the same command goes on)"
             ) from error
 
 
-def find(words: str, config_name: str | None, split: str, revision: str) -> PassageFile | HubPassages:
+def find(words: str, split: str, revision: str) -> PassageFile | HubPassages:
     """What PASSAGES names. Raises ValueError when there is no such thing."""
     path = Path(words)
     if path.is_file():
@@ -115,8 +115,9 @@ def find(words: str, config_name: str | None, split: str, revision: str) -> Pass
         raise ValueError(
             f"{words} is no file; PASSAGES is a .jsonl, .csv, .parquet or .txt file, or a hub id"
         )
+    name, configuration = hub.parts_of(words)
     try:
-        return HubPassages(words, config_name, split, hub.commit_of("dataset", words, revision))
+        return HubPassages(name, configuration, split, hub.commit_of("dataset", name, revision))
     except hub.UnreachableError as error:
         raise ValueError(
             f"{words} is no file here, and the hub cannot be reached ({error}); give a .jsonl, .csv, "

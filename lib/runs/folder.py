@@ -1,5 +1,6 @@
 """One run, one folder: what is in it, who holds it, and how it stands."""
 
+import difflib
 import fcntl
 import os
 import shutil
@@ -116,6 +117,22 @@ class RunFolder(Folder):
     def write_record(self, **values: Any) -> None:
         path = self.path / "run.json"
         write_json(path, (read_json(path) if path.exists() else {}) | values)
+
+
+def find(word: str, runs_dir: str) -> Path:
+    """The folder of a run. Raises ValueError with the nearest names when that is no run, or several."""
+    if (Path(word) / "config.json").is_file():
+        return Path(word)
+    known = sorted(file.parent for file in Path(runs_dir).glob("*/*/config.json"))
+    names = {path: [path.name, f"{path.parent.name}/{path.name}", *path.name.split("-", 1)] for path in known}
+    found = [p for p in known if word in names[p]] or [p for p in known if p.name.startswith(word)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{word} is {len(found)} runs; give the path of one: {', '.join(map(str, found))}")
+    near = difflib.get_close_matches(word, {name for path in known for name in names[path]}, cutoff=0.5)
+    near = near or [path.name for path in known[-3:]] or [f"none (--runs-dir {runs_dir} holds no run)"]
+    raise ValueError(f"{word} is neither a run folder nor a run's timestamp or name; near: {', '.join(near)}")
 
 
 def parent(config: Config) -> Path:

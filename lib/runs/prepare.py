@@ -124,13 +124,14 @@ def _find_contexts(
     """Contexts for the rows that want one: those found when the run began, or found now."""
     if index is None:
         return []
-    if (folder.path / contexts.FILE).is_file():
-        examples.splits = contexts.kept(examples.splits, config.data, folder.path)
-        return [f"contexts as they were found when the run began: {folder.path / contexts.FILE}"]
-    examples.splits, facts = contexts.retrieve(
-        examples.splits, config.data, index, folder.path, stop.raise_if_requested
-    )
-    return facts
+    file = folder.path / contexts.FILE
+    if file.is_file():
+        examples.splits = contexts.kept(examples.splits, config.data, file)
+        return [f"contexts as they were found when the run began: {file}"]
+    found = contexts.retrieve(examples.splits, config.data, index, stop.raise_if_requested)
+    found.write(file)
+    examples.splits = found.splits
+    return found.facts
 
 
 def _encode_rows(
