@@ -43,8 +43,8 @@ def test_a_run_that_does_not_end_well_ends_the_row(tmp_path: Path) -> None:
     assert seeds.train(config, lambda config: exits.STOPPED) == exits.STOPPED
 
 
-def test_the_command_trains_each_seed_on_two_ranks(tmp_path: Path) -> None:
-    done = run_script("arena", *WORDS, "--devices", "2", "--runs-dir", str(tmp_path))
+def test_the_command_trains_each_seed(tmp_path: Path) -> None:
+    done = run_script("arena", *WORDS, "--devices", "1", "--runs-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     kept = [json.loads((f / "config.json").read_text())["optim"]["seed"] for f in tmp_path.glob("arena/*")]
     assert sorted(kept) == [4, 5]

@@ -94,13 +94,15 @@ def attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention interface: bidirectional bf16 self-attention without dropout; all else goes to
-    SDPA."""
+    """transformers' attention interface: bidirectional bf16 self-attention without dropout that will be
+    differentiated; all else goes to SDPA. Forward alone, torch's kernel is the faster one: 6, 8, 11, 15 ms at
+    lengths 32, 128, 256, 512 against 8, 16, 24, 60."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     covered = (
-        query.dtype == key.dtype == value.dtype == torch.bfloat16
+        (query.requires_grad or key.requires_grad or value.requires_grad)
+        and query.dtype == key.dtype == value.dtype == torch.bfloat16
         and query.shape == key.shape == value.shape
         and dropout == 0.0
         and query.shape[2] <= MAX_LENGTH
