@@ -30,7 +30,7 @@ def bench(
     """Measure speed, memory and loss against what others do.
 
     Args:
-        what: What to measure: training (arena), or retrieval (index).
+        what: What to measure: the training of a recipe, or retrieval (index).
         data: The rows to train on, as for train.py; for index a file of passages.
         rows: How many of them each arm takes, once.
         rounds: How often the arms take turns; each round has a seed of its own.

@@ -1,28 +1,31 @@
 """Attention for bf16 on CPUs, made of blocked matrix products: the same function as SDPA, in less time.
 
 torch's CPU flash kernel does not use the matrix unit (AMX) well at the head sizes of encoders: forward and
-backward of 4,096 tokens (12 heads of 32, two cores) take 152, 176, 139, 201 ms at lengths 32, 128, 256, 512;
-this takes 25, 38, 73, 141. Registered with transformers, so it serves every family that has no attention of
+backward of 4,096 tokens (12 heads of 32, two cores) take 186, 203, 135, 167 ms at lengths 32, 128, 256, 512;
+this takes 34, 42, 67, 110. Registered with transformers, so it serves every family that has no attention of
 its own.
 """
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 NAME = "blocked_cpu"
 # Scores handled at a time: 2**20 float32 numbers are 4 MiB, the L2 cache of two cores. Smaller blocks pay for
 # the call of each product (2**17 doubles it), larger ones for memory traffic.
 BLOCK_SCORES = 1 << 20
-# Probabilities are kept for the backward pass (2 * heads * length**2 bytes a sequence and layer; computing
-# them again takes 30-54 % more time). Beyond this length that is too much memory, and the flash kernel
-# catches up.
-MAX_LENGTH = 1024
+# Up to this length probabilities are kept for the backward pass. Beyond, they are computed again there and
+# the forward pass is torch's: its kernel takes a third of the time of blocks, and nothing of the size
+# heads * length**2 is kept.
+KEPT_LENGTH = 256
+MAX_LENGTH = 640  # at 768 torch's kernel has caught up (173 ms against 191)
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """softmax(q k' * scaling + bias) v for bfloat16 inputs (batch, heads, length, head size).
+    """softmax(q k' * scaling + bias) v for bfloat16 inputs (batch, heads, length, head size) and a float32
+    bias (batch, 1 or length, length).
 
     Scores and softmax are float32: bfloat16 scores would save 8-17 % of the time and make the error against a
     float32 reference 2-5 times that of SDPA. The products around them are bfloat16 with float32 sums.
@@ -32,43 +35,40 @@ class _BlockedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float
     ) -> Tensor:
-        batch, heads, length, size = query.shape
-        rows = batch * heads
-        block = min(rows, max(1, BLOCK_SCORES // (length * length)))
-        scaled = (query.float() * scaling).reshape(rows, length, size)
-        key, value = key.reshape(rows, length, size), value.reshape(rows, length, size)
-        key_t = key.float().mT
-        probabilities = torch.empty(rows, length, length, dtype=torch.bfloat16)
-        scores = torch.empty(block, length, length, dtype=torch.float32)
-        out = torch.empty(rows, length, size, dtype=torch.bfloat16)
-        sequence = torch.arange(batch).repeat_interleave(heads)  # (rows,) whose mask a row needs
-        for begin in range(0, rows, block):
-            part = slice(begin, min(begin + block, rows))
-            score = scores[: part.stop - begin]
-            torch.bmm(scaled[part], key_t[part], out=score)
-            if bias is not None:
-                score.add_(bias[sequence[part]])
-            torch._softmax(score, -1, False, out=score)
-            probabilities[part].copy_(score)
-            torch.bmm(probabilities[part], value[part], out=out[part])
-        ctx.save_for_backward(query, key, value, probabilities)
-        ctx.scaling, ctx.block = scaling, block
-        return out.view(batch, heads, length, size).transpose(1, 2).contiguous()
+        batch, heads, length, size = ctx.shape = query.shape
+        ctx.scaling = scaling
+        if length > KEPT_LENGTH:
+            ctx.save_for_backward(query, key, value, bias, None)
+            mask = None if bias is None else bias[:, None].to(query.dtype)
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+        else:
+            query, key, value = (tensor.reshape(-1, length, size) for tensor in (query, key, value))
+            scores = _Scores(query, key, bias, scaling, heads)
+            probabilities = torch.empty(batch * heads, length, length, dtype=torch.bfloat16)
+            by_row = torch.empty_like(query)
+            for part in scores.parts():
+                scores.softmax(part, probabilities[part])
+                torch.bmm(probabilities[part], value[part], out=by_row[part])
+            ctx.save_for_backward(query, key, value, bias, probabilities)
+            out = by_row.view(batch, heads, length, size)
+        return out.transpose(1, 2).contiguous()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, probabilities = ctx.saved_tensors
-        batch, heads, length, size = query.shape
-        rows = batch * heads
-        query = query.reshape(rows, length, size)
-        grad = grad_outputs[0].transpose(1, 2).reshape(rows, length, size)
-        grads = [torch.empty(rows, length, size, dtype=torch.bfloat16) for _ in range(3)]  # of q, k, v
-        scores = torch.empty(ctx.block, length, length, dtype=torch.bfloat16)
-        for begin in range(0, rows, ctx.block):
-            part = slice(begin, min(begin + ctx.block, rows))
-            score, probability, g = scores[: part.stop - begin], probabilities[part], grad[part]
-            torch.bmm(probability.mT, g, out=grads[2][part])
-            torch.bmm(g, value[part].mT, out=score)
+        *tensors, bias, kept = ctx.saved_tensors
+        batch, heads, length, size = ctx.shape
+        query, key, value = (tensor.reshape(-1, length, size) for tensor in tensors)
+        scores = _Scores(query, key, bias, ctx.scaling, heads)
+        again = torch.empty(scores.block, length, length, dtype=torch.bfloat16)
+        grad_scores = torch.empty_like(again)
+        grad = grad_outputs[0].transpose(1, 2).reshape(-1, length, size)
+        grads = [torch.empty_like(query) for _ in range(3)]  # of q, k, v
+        for part in scores.parts():
+            count = part.stop - part.start
+            probability = scores.softmax(part, again[:count]) if kept is None else kept[part]
+            score = grad_scores[:count]
+            torch.bmm(probability.mT, grad[part], out=grads[2][part])
+            torch.bmm(grad[part], value[part].mT, out=score)
             torch.ops.aten._softmax_backward_data.out(
                 score, probability, -1, torch.bfloat16, grad_input=score
             )
@@ -81,6 +81,29 @@ class _BlockedAttention(torch.autograd.Function):
             torch.mul(tensor.view(batch, heads, length, size).transpose(1, 2), factor, out=result)
             results.append(result.transpose(1, 2))
         return (*results, None, None)
+
+
+class _Scores:
+    """Attention probabilities, some rows at a time. A row is one head of one sequence; query and key are
+    (rows, length, head size)."""
+
+    def __init__(self, query: Tensor, key: Tensor, bias: Tensor | None, scaling: float, heads: int) -> None:
+        self.rows, length, _ = query.shape
+        self.block = min(self.rows, max(1, BLOCK_SCORES // (length * length)))
+        self.query, self.key, self.scaling, self.bias, self.heads = query, key, scaling, bias, heads
+        self.scores = torch.empty(self.block, length, length, dtype=torch.float32)
+
+    def parts(self) -> list[slice]:
+        return [slice(at, min(at + self.block, self.rows)) for at in range(0, self.rows, self.block)]
+
+    def softmax(self, part: slice, out: Tensor) -> Tensor:
+        """(rows of the part, length, length), written into `out`"""
+        score = self.scores[: part.stop - part.start]
+        torch.bmm(self.query[part].float().mul_(self.scaling), self.key[part].float().mT, out=score)
+        if self.bias is not None:
+            score.add_(self.bias[torch.arange(part.start, part.stop) // self.heads])
+        torch._softmax(score, -1, False, out=score)
+        return out.copy_(score)
 
 
 def attention(
@@ -124,12 +147,21 @@ def attention(
     return _BlockedAttention.apply(query, key, value, bias, scale), None  # type: ignore[no-untyped-call]
 
 
+def mask(**words: Any) -> Tensor | None:
+    """transformers' mask interface: SDPA's mask, and where only padding is hidden one line of it for all
+    queries, (batch, 1, 1, length)."""
+    from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+
+    found = sdpa_mask(**words)
+    padding_only = words["mask_function"] is bidirectional_mask_function
+    return found[:, :, :1] if found is not None and padding_only else found
+
+
 def enable(model: Any) -> None:
     """Let `model` use it. A family with an attention of its own (deberta) keeps that, and nothing else
     changes."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, mask)
     model.set_attn_implementation(NAME)
