@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import tyro
+from lib import exits  # says what to type where packages are missing
 
-from lib import exits
+# isort: split
+import tyro
 
 
 def bench(

@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lib import exits  # says what to type where packages are missing
+
+# isort: split
 import tyro
 
-from lib import exits
 from lib.console import speak
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lib import exits, recipe  # says what to type where packages are missing
+
+# isort: split
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from lib import exits, recipe
 from lib.command_line import settled, split_recipe
 from lib.config import Config
 

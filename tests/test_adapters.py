@@ -160,7 +160,7 @@ def test_flags_reach_peft(llama: str) -> None:
     ]
     flags += ["--lora-layers-pattern", "layers", "--lora-rank-pattern", "q_proj", "2"]
     flags += ["--lora-alpha-pattern", "v_proj", "5", "--model", llama]
-    made = adapters.lora_config(configuration(*flags).adapter)
+    made = adapters.lora_config(configuration(*flags).adapter, torch.nn.Module())
     assert (made.r, made.lora_alpha, made.lora_dropout, made.bias) == (8, 24, 0.25, "lora_only")
     assert (made.use_rslora, made.layers_to_transform, made.layers_pattern) == (True, [1], "layers")
     assert (made.rank_pattern, made.alpha_pattern) == ({"q_proj": 2}, {"v_proj": 5})

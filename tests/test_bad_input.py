@@ -4,6 +4,7 @@ code, no weight loaded, and no folder left behind."""
 import csv
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from lib import exits, recipe, run
 from lib.command_line import parse
 from lib.models import backbone
-from tests.tools import SHORT
+from tests.tools import ROOT, SHORT
 from tests.tools import run as run_script
 
 Row = dict[str, Any]
@@ -159,3 +160,12 @@ def test_typos_exit_2_and_name_the_nearest() -> None:
     assert flag.returncode == name.returncode == 2
     assert "--epochs" in flag.stderr + flag.stdout
     assert "did you mean 'arena'?" in name.stderr
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_without_the_packages_every_script_says_what_to_type(script: str) -> None:
+    # -S leaves out site-packages: what a fresh machine's python3 has
+    done = subprocess.run(
+        [sys.executable, "-S", f"scripts/{script}"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2 and "bash setup.sh" in done.stderr and "Traceback" not in done.stderr

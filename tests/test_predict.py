@@ -21,7 +21,7 @@ from lib.models import heads, tiny
 from lib.recipe import Recipe
 from lib.tasks import make as make_task
 from lib.tensor_file import write_tensors
-from tests.tools import ROOT, SHARED, SHORT, only_run
+from tests.tools import ROOT, SHARED, SHORT, only_run, wide_model
 
 ROWS = ["--sample-rows", "90", "--max-rows", "12", "--max-steps", "2", "--eval-every", "2"]
 
@@ -260,3 +260,23 @@ def test_families_run_from_the_disk_to_the_bit(kind: str, tmp_path: Path) -> Non
         assert task.predict(model, batch) == expected
     resting = [name for name, value in model.backbone.named_parameters() if not value.is_meta]
     assert not any(".0." in name for name in resting), "blocks are on the disk before and after"
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "seq2seq"])
+def test_options_are_scored_from_the_disk_to_the_bit(kind: str, tmp_path: Path) -> None:
+    """The output layer and, in T5, two stacks are on the disk as well."""
+    loaded, at = recipe.load("science_exam"), tmp_path / "at"
+    torch.manual_seed(0)
+    flags = ["--model", wide_model(tmp_path / "model", kind), "--quantize", "none", "--lora-rank", "0"]
+    config = parse(loaded.config, [*flags, "--init", "random", "--max-length", "112"], "test")
+    fresh = make_task(loaded, config).build(None).eval()
+    heads.save(fresh, dict(fresh.state_dict()), at)
+    tiny.tokenizer().save_pretrained(at / "backbone")
+    task = make_task(loaded, config, at)
+    examples = [{**loaded.to_example(row), "id": str(n)} for n, row in enumerate(loaded.sample(3, 0))]
+    rows = encoded_rows.pack(task.encode(examples, lambda: None))  # type: ignore[arg-type]
+    batch = task.collate(rows, (0, 1, 2))
+    with torch.inference_mode():
+        expected = task.predict(task.build(at).eval(), batch)
+        model = task.build_on_disk(at, tmp_path / "index", torch.device("cpu"), "fp32").eval()
+        assert task.predict(model, batch) == expected

@@ -11,9 +11,17 @@ from typing import Any
 
 import torch
 
+from lib.bench.clock import WARM_UP_STEPS
+
 ROOT = Path(__file__).resolve().parents[2]
 Order = dict[str, Any]
-BEST: Order = {"arm": "trainer", "best": True, "accumulate": 1, "loss_kwargs": False, "warm_up": 2}
+BEST: Order = {
+    "arm": "trainer",
+    "best": True,
+    "accumulate": 1,
+    "loss_kwargs": False,
+    "warm_up": WARM_UP_STEPS,
+}
 
 
 def arm(order: Order, ranks: int = 1) -> dict[str, Any]:
@@ -40,7 +48,13 @@ def heading(threads: int) -> None:
 
 def compare(common: Order, arms: dict[str, Order], rounds: int, once: dict[str, Order]) -> None:
     """Rows a second, peak memory and validation loss of each arm, the first one against the others; `once`
-    holds arms that are too slow for rounds."""
+    holds arms that are too slow for rounds. Raises ValueError when the warm-up would take all rows."""
+    batch = int(common["flags"][common["flags"].index("--batch") + 1])
+    if common["rows"] <= WARM_UP_STEPS * batch:
+        raise ValueError(
+            f"--rows {common['rows']} is too few: {WARM_UP_STEPS} batches of {batch} warm up; give "
+            f"{(WARM_UP_STEPS + 1) * batch} or more"
+        )
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     for seed in range(rounds):
         for name, order in arms.items():

@@ -46,18 +46,21 @@ def keep_as_loaded(backbone: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
-def lora_config(adapter: AdapterConfig) -> Any:
+def lora_config(adapter: AdapterConfig, backbone: nn.Module) -> Any:
     """peft's configuration of the adapter."""
     import peft
 
     targets: Any = list(adapter.lora_targets)
+    pooled = any(name.rpartition(".")[2] == "pooler" for name, _ in backbone.named_modules())
     return peft.LoraConfig(
         r=adapter.lora_rank,
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
         bias=adapter.lora_bias,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
-        exclude_modules=r".*pooler\..*",  # nobody reads it here, so nothing there would train
+        exclude_modules=r".*pooler\..*"
+        if pooled
+        else None,  # nobody reads it here, so nothing there would train
         use_rslora=adapter.lora_rslora,
         modules_to_save=list(adapter.lora_save) or None,
         layers_to_transform=list(adapter.lora_layers) or None,
@@ -75,7 +78,7 @@ def add(backbone: nn.Module, adapter: AdapterConfig, seed: int) -> Any:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return peft.get_peft_model(backbone, lora_config(adapter))
+            return peft.get_peft_model(backbone, lora_config(adapter, backbone))
     except ValueError as error:
         raise ValueError(
             f"--lora-targets {' '.join(adapter.lora_targets)}: {first_line(error).rstrip('.')}; the "

@@ -56,7 +56,9 @@ def empty(make: Any) -> Any:
 
     give_back_at_once()
     with accelerate.init_empty_weights():
-        return make()
+        made = make()
+    adapters.plain(made).tie_weights()  # each name got an empty parameter of its own
+    return made
 
 
 def run_from_disk(
@@ -75,7 +77,12 @@ def run_from_disk(
     weights, plain = OnDisk(index), adapters.plain(backbone)
     prefix = WRAPPED if adapters.is_adapted(backbone) else ""
     tables = [plain.get_input_embeddings(), plain.get_output_embeddings()]
-    apart = {name: part for name, part in plain.named_modules() if any(part is table for table in tables)}
+    tied = {name.rpartition(".")[0] for name in plain.all_tied_weights_keys}
+    apart = {
+        name: part
+        for name, part in plain.named_modules()
+        if name in tied or any(part is table for table in tables)
+    }
     for above, blocks in stacks(plain):
         apart |= {f"{above}.{number}": block for number, block in enumerate(blocks)}
     for name in index:  # norms, position tables: small, and some are read from outside their module
