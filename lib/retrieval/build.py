@@ -1,7 +1,7 @@
 """Passages -> an index's folder, shard by shard: a build that was killed goes on with the same command.
 
 Never more than one shard of texts and vectors is held. Vectors are kept as float16: its rounding (2**-11)
-moves a cosine by about 1e-7, bf16 arithmetic moved it by 1e-5 before; float32 would take twice the disk.
+moves a cosine by about 1e-7, bf16 arithmetic moved it by 1e-4 before; float32 would take twice the disk.
 """
 
 import dataclasses
