@@ -189,7 +189,7 @@ def _adapter_problems(config: Config) -> list[str]:
         if model.init == "random" or model.model == "tiny":
             found.append(
                 f"--quantize {adapter.quantize} needs trained weights; use --init pretrained and a --model "
-                "that has some"
+                "that has some, or --quantize none --lora-rank 0"
             )
         if not adapter.lora_rank and model.freeze != "all":
             found.append(

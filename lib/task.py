@@ -52,6 +52,9 @@ class Task(Protocol):
     def encode(self, examples: list[Example], between: Callable[[], None]) -> list[EncodedRow]:
         """Words -> ids. `between` is called now and then and may raise to stop."""
 
+    def lengths(self, row: EncodedRow) -> list[int]:
+        """Tokens of each sequence that the model reads of the row, as --max-length counts them."""
+
     def shown(self, row: EncodedRow) -> list[str]:
         """The row's sequences as words, special tokens included; tokens that carry loss in [[ ]]."""
 

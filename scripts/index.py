@@ -34,8 +34,7 @@ def index_passages(
     """Build an index of passages. Killed or stopped, the same command goes on.
 
     Args:
-        passages: A .jsonl, .csv or .parquet file (text, title, id), a .txt with one a line, or a hub id
-            (org/name or org/name:configuration).
+        passages: A .jsonl, .csv, .parquet (text, title, id) or .txt file (one a line), or a hub id.
         out: The index's folder.
         model: minilm, or the hub id or folder of a sentence-transformers model.
         kind: exact compares a query with every vector; ivfpq compresses them. auto: exact up to a million.
@@ -49,8 +48,7 @@ def index_passages(
     from lib.retrieval import passages as sources
     from lib.retrieval.build import Builder, Settings
 
-    source = sources.find(passages, split, revision)
-    settings = Settings(model, kind, precision, shard_size)
+    source, settings = sources.find(passages, split, revision), Settings(model, kind, precision, shard_size)
     record = Builder(source, out, settings, max_rejected, threads).make_index()
     much = f"{record['num_cut']} of them longer than the {record['max_length']} tokens the model reads"
     cut = f", {much} (it sees their beginning)" if record["num_cut"] else ""

@@ -212,6 +212,20 @@ def test_another_model_or_other_settings_are_refused(built: Path, model: str, tm
         build(file, tmp_path, model)
 
 
+def test_edited_texts_and_doubled_ids_are_noticed(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "passages.jsonl", [*passages_of(ROWS), {"id": "p3", "text": "another text"}])
+    build(file, tmp_path / "index", model)
+    assert "1 passages have the id of another" in capsys.readouterr().out
+    texts = tmp_path / "index" / "shard-00001.jsonl"
+    texts.write_bytes(texts.read_bytes().replace(b"It", b"it"))  # of the same length: offsets still fit
+    store = open_index(str(tmp_path / "index")).store
+    assert store.read([0])[0].id == "p0"  # another shard
+    with pytest.raises(CheckError, match=r"shard-00001\.jsonl is not what it was"):
+        store.read([SHARD])
+
+
 def test_changed_weights_and_damaged_vectors_are_refused(tmp_path: Path) -> None:
     model = toy(tmp_path)
     build(write(tmp_path / "passages.jsonl", passages_of(ROWS[:5])), tmp_path / "index", model)

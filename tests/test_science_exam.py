@@ -46,12 +46,23 @@ def test_three_forms_of_a_row_are_one_example(row: dict[str, Any]) -> None:
         ({"prompt": " "}, "the question is ' ', expected text"),
         ({"prompt": 7}, "the question is 7, expected text"),
         ({"context": " "}, "the context is empty"),
-        ({"context": None}, "the context is empty"),
+        ({"D": "x", "E": "y"} | {"C": ""}, "option C is '', expected text"),
     ],
 )
 def test_a_malformed_row_says_what_is_wrong(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         EXAM.to_example(KAGGLE | changes)
+
+
+def test_a_column_that_is_missing_between_two_others_is_named() -> None:
+    # its letter would otherwise stand for the next column's option, in the submission too
+    row = {key: value for key, value in KAGGLE.items() if key != "B"}
+    with pytest.raises(ValueError, match="there is an option C and no column B"):
+        EXAM.to_example(row)
+
+
+def test_null_is_no_context() -> None:
+    assert "context" not in EXAM.to_example(KAGGLE | {"context": None})
 
 
 def test_choices_that_do_not_match_their_labels_are_refused() -> None:

@@ -4,6 +4,7 @@ LoRA: Hu et al. 2021, https://arxiv.org/abs/2106.09685; QLoRA: Dettmers et al. 2
 """
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def add(backbone: nn.Module, adapter: AdapterConfig, seed: int) -> Any:
 
     linear = sorted({name.rpartition(".")[2] for name, part in backbone.named_modules() if _is_linear(part)})
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # a matter of peft's
             torch.manual_seed(seed)
             return peft.get_peft_model(backbone, lora_config(adapter, backbone))
     except ValueError as error:

@@ -84,9 +84,11 @@ def to_example(row: Row) -> Example:
         raise ValueError(f"{len(options)} options, expected at least 2")
     notes = ["equal options"] * (len(set(options)) < len(options))
     example = Example(group=question, question=question.strip(), options=options, notes=notes)
-    if "context" in row:
+    if row.get("context") is not None:
         if not isinstance(row["context"], str) or not row["context"].strip():
-            raise ValueError("the context is empty; leave the column out where there is none")
+            raise ValueError(
+                "the context is empty; where there is none leave the column out, or write null in a .jsonl"
+            )
         example["context"] = [row["context"]]
     answer = str(row.get("answerKey" if "choices" in row else "answer") or "").strip()
     if answer:
@@ -113,6 +115,9 @@ def _from_choices(row: Row) -> tuple[str, list[str], list[str]]:
 def _from_columns(row: Row) -> tuple[list[str], list[str]]:
     """(letters, options) of the columns A, B, C ...; the last ones may be empty, a gap is an error."""
     found = [(letter, row[letter]) for letter in ascii_uppercase if letter in row]
+    for (letter, _), expected in zip(found, ascii_uppercase, strict=False):
+        if letter != expected:
+            raise ValueError(f"there is an option {letter} and no column {expected}")
     while found and found[-1][1] in (None, ""):
         found.pop()
     return [letter for letter, _ in found], [_option(text, letter) for letter, text in found]

@@ -8,6 +8,7 @@ import dataclasses
 import fcntl
 import json
 import os
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,17 +127,21 @@ class Builder:
 
     def _survey(self) -> None:
         """Read the whole file once, before hours of embedding: count its passages, refuse a broken one."""
-        self.total, rejected = 0, []
+        self.total, rejected, ids = 0, [], array("q")
         for number, item in enumerate(self.source.items(0), 1):
             if isinstance(item, Rejected):
                 rejected.append(item)
             else:
                 self.total += 1
+                ids.append(hash(item.id))  # 8 bytes each: millions of texts would not fit
             if number % CHECK_EVERY == 0:
                 self._raise_if_stopped()
                 if len(rejected) >= CHECK_EVERY:  # not a whole dump of broken lines in memory
                     self._refuse_rejected(rejected, number)
         self._refuse_rejected(rejected, self.total + len(rejected))
+        doubled = self.total - len(np.unique(np.frombuffer(ids, np.int64)))
+        if doubled:
+            speak(f"WARNING: {doubled} passages have the id of another: hit@k cannot tell them apart")
 
     def _refuse_rejected(self, rejected: list[Rejected], num_read: int) -> None:
         if rejected:

@@ -46,7 +46,7 @@ class Index:
 
     @property
     def store(self) -> PassageStore:
-        return PassageStore(self.path, self.record["shard_size"])
+        return PassageStore(self.path, self.record["shard_size"], self.record["shards"])
 
     def embedder(self) -> Embedder:
         """The model that made the vectors. Raises CheckError when it is not the same any more."""

@@ -32,7 +32,7 @@ def inspect(
     """What lint.json holds."""
     doubles = across_splits(examples, between)
     return {
-        "splits": {split: _split(recipe, examples[split], encoded[split]) for split in examples},
+        "splits": {split: _split(recipe, task, examples[split], encoded[split]) for split in examples},
         "near_duplicates": {
             pair: {"rows": len(rows), "shown": rows[:MOST_PAIRS]} for pair, rows in doubles.items()
         },
@@ -41,8 +41,8 @@ def inspect(
     }
 
 
-def _split(recipe: Recipe, examples: list[Example], rows: list[EncodedRow]) -> dict[str, Any]:
-    lengths = np.array([len(sequence) for row in rows for sequence in row.sequences])
+def _split(recipe: Recipe, task: Task, examples: list[Example], rows: list[EncodedRow]) -> dict[str, Any]:
+    lengths = np.array([length for row in rows for length in task.lengths(row)])
     counts, edges = np.histogram(lengths, bins=BINS, range=(0, int(lengths.max())))
     labels = Counter(recipe.labels[example["label"]] for example in examples)
     return {

@@ -95,6 +95,13 @@ class Choose(ModelTask):
         cut = len(whole) - len(context)
         return EncodedRow(example["id"], sequences, example.get("label", NO_LABEL), num_cut=cut)
 
+    def lengths(self, row: EncodedRow) -> list[int]:
+        found = super().lengths(row)
+        if self.kind == "encoder":
+            return found
+        prefix, *options = found
+        return [prefix + option for option in options] if self.kind == "causal" else [max(found)]
+
     def shown(self, row: EncodedRow) -> list[str]:
         if self.kind == "encoder":
             return super().shown(row)

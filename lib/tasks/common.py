@@ -72,6 +72,9 @@ class ModelTask:
         # weights, and Adam's two moments of what trains
         return (trains if self.base_stays else sum(sizes.values())) + 2 * trains
 
+    def lengths(self, row: EncodedRow) -> list[int]:
+        return [len(sequence) for sequence in row.sequences]
+
     def shown(self, row: EncodedRow) -> list[str]:
         return [self.tokenizer.decode(sequence.tolist()) for sequence in row.sequences]
 
