@@ -152,7 +152,13 @@ def _plot_parameter(axes: "Axes", trials: list[Trial], space: Space, item: Param
             axes.set_xticks(places, [said(value) for value in item.values])
         axes.set_xlim(-0.5, len(places) - 0.5)
     if item.kind == "log":
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         axes.set_xscale("log")
+        narrow = max(values) < 100 * min(values)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+        axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())  # its labels stand on each other
     _points(axes, trials, space, values)
     dress(axes, item.name)
 
