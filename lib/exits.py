@@ -54,7 +54,8 @@ def run(function: Callable[[], int | None], quiet: bool = False) -> int:
         code = function() or DONE
     except KeyboardInterrupt:
         code = STOPPED
-    except BrokenPipeError:  # whoever read what is said here (`head`, say) has left
+    except BrokenPipeError as error:  # whoever read what is said here (`head`, say) has left
+        speak(f"ended early: {error}", sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = CRASHED
     except Exception as error:

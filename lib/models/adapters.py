@@ -59,9 +59,8 @@ def lora_config(adapter: AdapterConfig, backbone: nn.Module) -> Any:
         lora_dropout=adapter.lora_dropout,
         bias=adapter.lora_bias,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
-        exclude_modules=r".*pooler\..*"
-        if pooled
-        else None,  # nobody reads it here, so nothing there would train
+        # nobody reads it here, so nothing there would train
+        exclude_modules=r".*pooler\..*" if pooled else None,
         use_rslora=adapter.lora_rslora,
         modules_to_save=list(adapter.lora_save) or None,
         layers_to_transform=list(adapter.lora_layers) or None,
