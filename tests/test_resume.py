@@ -119,9 +119,15 @@ def start_and_wait_for(line_start: str, arguments: list[str]) -> subprocess.Pope
 
 
 def kill_tree(pid: int) -> None:
-    """kill -9 a process and all its children at once."""
-    children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
-    for each in (pid, *map(int, children)):
+    """kill -9 a process and all its descendants; each is stopped first, so that none starts another."""
+    for each in stopped(pid):
         with contextlib.suppress(ProcessLookupError):  # it had just ended by itself
             os.kill(each, signal.SIGKILL)
     time.sleep(0.5)
+
+
+def stopped(pid: int) -> list[int]:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
+    return [pid, *(each for child in children for each in stopped(int(child)))]

@@ -22,7 +22,7 @@ from lib.evaluation import hits
 from lib.evaluation.predict import predict
 from lib.evaluation.rescore import rescore
 from lib.exits import CheckError, StoppedError
-from lib.files import read_json, read_lines
+from lib.files import read_json, read_lines, sha256_of
 from lib.recipe import Example, Prediction, Row
 from lib.retrieval import contexts, nearest, passages
 from lib.retrieval import embed as embed_module
@@ -31,6 +31,7 @@ from lib.retrieval.embed import Embedder, micro_batches
 from lib.retrieval.folder import open_index
 from lib.retrieval.search import Searcher, fill
 from lib.retrieval.sentences import sentences
+from lib.retrieval.shards import Shards, shard_file
 from tests.tools import ROOT, SHARED, SHORT, only_run
 from tests.tools import run as run_script
 
@@ -222,7 +223,7 @@ def test_edited_texts_and_doubled_ids_are_noticed(
     texts.write_bytes(texts.read_bytes().replace(b"It", b"it"))  # of the same length: offsets still fit
     store = open_index(str(tmp_path / "index")).store
     assert store.read([0])[0].id == "p0"  # another shard
-    with pytest.raises(CheckError, match=r"shard-00001\.jsonl is not what it was"):
+    with pytest.raises(CheckError, match=r"shard-00001\.jsonl is damaged"):
         store.read([SHARD])
 
 
@@ -238,12 +239,9 @@ def test_changed_weights_and_damaged_vectors_are_refused(tmp_path: Path) -> None
         index.embedder()
     with pytest.raises(ValueError, match="holds another|changed since|weights of"):
         build(tmp_path / "passages.jsonl", tmp_path / "index", "minilm")
-    file = tmp_path / "index" / "shard-00000.npy"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1  # one bit
-    file.write_bytes(data)
+    flip_last_bit(tmp_path / "index" / "shard-00000.npy")
     with pytest.raises(CheckError, match=r"shard-00000\.npy is damaged"):
-        index.nearest()
+        open_index(str(tmp_path / "index")).nearest()
 
 
 def test_broken_lines_are_listed_and_too_many_refused(model: str, tmp_path: Path) -> None:
@@ -310,6 +308,25 @@ def test_a_passage_finds_itself(built: Path) -> None:
     assert (np.diff(similarities) <= 0).all()
 
 
+def test_alone_together_and_over_blocks_the_nearest_are_those_of_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(101, 24)).astype(np.float16)
+    vectors[70] = vectors[5]  # equally near: the first passage first
+    queries = np.concatenate([vectors[5:6], draw.normal(size=(19, 24))]).astype(np.float32)
+    products = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :7]
+    assert expected[0, :2].tolist() == [5, 70]
+    index = nearest.open_exact([vectors[:64], vectors[64:]], 24)
+    monkeypatch.setattr(nearest, "BLOCK", 25)  # 101 = 4 x 25 + 1: the last block holds fewer than 7
+    similarities, numbers = index.search(queries, 7)
+    assert (numbers == expected).all()
+    assert np.allclose(similarities, np.take_along_axis(products, expected, 1), atol=1e-5)
+    alone = [index.search(query[None], 7) for query in queries]
+    assert (np.concatenate([found[1] for found in alone]) == expected).all()
+
+
 def test_a_compressed_index_finds_most_of_what_an_exact_one_finds(tmp_path: Path) -> None:
     # 3,000 unit vectors around 50 centres, in three shards
     draw = np.random.default_rng(0)
@@ -318,15 +335,41 @@ def test_a_compressed_index_finds_most_of_what_an_exact_one_finds(tmp_path: Path
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     for shard in range(3):
         part = points[1000 * shard : 1000 * (shard + 1)].astype(np.float16)
-        np.save(nearest.shard_file(tmp_path, shard), part)
+        np.save(shard_file(tmp_path, shard, "vectors"), part)
     nearest.compress(tmp_path, [1000] * 3, lambda: None)
     assert (tmp_path / "index.faiss").stat().st_size < 3000 * 64 * 2  # less than the vectors themselves
     queries = (points[::60] + 0.02 * draw.normal(size=(50, 64))).astype(np.float32)
-    _, exact = nearest.open_exact(tmp_path, 3, 64).search(queries, 10)
-    similar, found = nearest.open_compressed(tmp_path, 1000).search(queries, 10)
+    files = [shard_file(tmp_path, shard, "vectors") for shard in range(3)]
+    shards = Shards(tmp_path, 1000, [{"sha256": {"vectors": sha256_of(file)}} for file in files])
+    _, exact = nearest.open_exact(map(shards.vectors, range(3)), 64).search(queries, 10)
+    similar, found = nearest.open_compressed(tmp_path, shards).search(queries, 10)
     shared = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
     assert shared > 0.9
     assert np.allclose(similar[:, 0], (queries * points[found[:, 0]]).sum(1), atol=1e-3), "true similarities"
+
+
+def test_a_compressed_index_is_built_searched_and_checked(model: str, tmp_path: Path) -> None:
+    words = [{"text": f"{i} of {i * i}"} for i in range(1000)]  # as few as can be compressed
+    file, at = write(tmp_path / "passages.jsonl", words), tmp_path / "index"
+    assert build(file, at, model, kind="ivfpq", shard=600)["kind"] == "ivfpq"
+    index = open_index(str(at))
+    asked = index.embedder().embed(["7 of 49", "990 of 980100"], "query").vectors
+    similarities, numbers = index.nearest().search(asked, 5)
+    texts = index.store.read(numbers[:, 0].tolist())
+    assert [texts[number].text for number in numbers[:, 0].tolist()] == ["7 of 49", "990 of 980100"]
+    assert np.allclose(similarities[:, 0], 1, atol=1e-3)
+    flip_last_bit(at / "shard-00001.npy")
+    with pytest.raises(CheckError, match=r"shard-00001\.npy is damaged"):
+        open_index(str(at)).nearest().search(asked, 5)
+    flip_last_bit(at / "index.faiss")
+    with pytest.raises(CheckError, match=r"index\.faiss is damaged"):
+        open_index(str(at)).nearest()
+
+
+def flip_last_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
 
 
 def test_sentences_end_where_a_reader_would_end_them() -> None:

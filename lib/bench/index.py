@@ -1,4 +1,5 @@
-"""What `scripts/bench.py index` measures: embedding beside SentenceTransformer.encode, and exact search.
+"""What `scripts/bench.py index` measures: embedding beside SentenceTransformer.encode, the memory of builds of
+two sizes, and exact search.
 
 Both embed the same passages in turn, again and again; ratios are taken within a round. On
 a busy machine the clock says little, so processor seconds are printed too.
@@ -6,6 +7,8 @@ a busy machine the clock says little, so processor seconds are printed too.
 
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lib.bench.rounds import ROOT
+from lib.files import write_lines
 from lib.models import backbone
 from lib.retrieval import nearest, passages
 from lib.retrieval.embed import Embedder
@@ -24,6 +29,7 @@ from lib.retrieval.search import QUERIES
 BATCHES = (16, 32, 64, 128)  # tried for encode; the one that takes the fewest processor seconds is used
 CHECKED = 64  # vectors held against float32
 SEARCHED, DIMENSION = 100_000, 384
+SHARDS = 4  # of the smaller build
 Embed = Callable[[list[str]], np.ndarray]
 Took = tuple[float, float]  # seconds by the clock, seconds of the processor
 
@@ -45,6 +51,7 @@ def main(data: str, rows: int, rounds: int, threads: int) -> None:
     for name, embed in arms.items():
         print(f"{name}: least cosine to float32 {cosine(embed(texts[:CHECKED]), exact):.5f}", flush=True)
     compare(arms, texts, rounds)
+    build_memory(texts, threads)
     search_speed()
 
 
@@ -97,15 +104,36 @@ def encode(model: Any, texts: list[str], batch: int) -> np.ndarray:
     return found
 
 
+def build_memory(texts: list[str], threads: int) -> None:
+    """Peak memory of scripts/index.py for the passages, and for four times as many: the same again, so that
+    no longer one is among them."""
+    size = max(1, len(texts) // SHARDS)
+    for times in (1, 4):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "passages.jsonl"
+            write_lines(file, ({"text": text} for _ in range(times) for text in texts))
+            words = [file, Path(folder) / "index", "--shard-size", size, "--threads", threads]
+            index = subprocess.Popen(
+                [sys.executable, str(ROOT / "scripts" / "index.py"), *map(str, words)],
+                stdout=subprocess.DEVNULL,
+            )
+            _, status, usage = os.wait4(index.pid, 0)
+        if status:
+            raise RuntimeError(f"scripts/index.py ended with {os.waitstatus_to_exitcode(status)}")
+        print(
+            f"scripts/index.py, {times * len(texts)} passages in shards of {size}: peak "
+            f"{usage.ru_maxrss / 2**20:.2f} GiB",
+            flush=True,
+        )
+
+
 def search_speed() -> None:
     """Milliseconds a query among random vectors, on one thread."""
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
     vectors = draw.normal(size=(SEARCHED, DIMENSION)).astype(np.float16)
     queries = draw.normal(size=(QUERIES, DIMENSION)).astype(np.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(nearest.shard_file(Path(folder), 0), vectors)
-        index = nearest.open_exact(Path(folder), 1, DIMENSION)
+    index = nearest.open_exact([vectors], DIMENSION)
     print(f"exact search among {SEARCHED:,} passages, one thread, load {os.getloadavg()[0]:.1f}:")
     for size, words in ((QUERIES, f"{QUERIES} together, as rows are searched"), (1, "one by one")):
         runs = [

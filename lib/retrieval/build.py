@@ -31,6 +31,7 @@ from lib.retrieval.embed import Embedder
 from lib.retrieval.folder import FORMAT, same_passages
 from lib.retrieval.passages import HubPassages, Passage, PassageFile
 from lib.retrieval.progress import Progress
+from lib.retrieval.shards import CHECKED, shard_file
 from lib.training.signals import StopFlag
 
 CHECK_EVERY = 10_000  # items read between two looks at what was rejected, and at signals
@@ -170,7 +171,7 @@ class Builder:
         """The records of the shards that are whole."""
         found: list[dict[str, Any]] = []
         for number in count():
-            file = self.out / f"shard-{number:05d}.json"
+            file = shard_file(self.out, number, "record")
             if not file.is_file():
                 return found
             found.append(read_json(file))
@@ -218,11 +219,7 @@ class Builder:
     ) -> None:
         found = embedder.embed([passage.whole for passage in passages], "passage", self._raise_if_stopped)
         lines = [json.dumps(dataclasses.asdict(passage)).encode() + b"\n" for passage in passages]
-        stem = self.out / f"shard-{number:05d}"
-        files = {
-            name: stem.with_suffix(end) for name, end in (("texts", ".jsonl"), ("offsets", ".offsets.npy"))
-        }
-        files["vectors"] = nearest.shard_file(self.out, number)
+        files = {kind: shard_file(self.out, number, kind) for kind in CHECKED}
         with replacing(files["texts"]) as file:
             file.writelines(lines)
         with replacing(files["offsets"]) as file:
@@ -232,7 +229,7 @@ class Builder:
         record: dict[str, Any] = {"count": len(passages), "num_cut": found.num_cut, "num_read": num_read}
         record["rejected"] = [dataclasses.astuple(line) for line in broken]
         record["sha256"] = {name: sha256_of(path) for name, path in files.items()}
-        write_json(stem.with_suffix(".json"), record)  # last: now the shard is whole
+        write_json(shard_file(self.out, number, "record"), record)  # last: now the shard is whole
 
     def _conclude(self, begun: dict[str, Any], embedder: Embedder) -> dict[str, Any]:
         shards = self._shards()
@@ -263,7 +260,7 @@ class Builder:
             "shard_size": self.settings.shard_size,
             "passages": begun["passages"],
             "shards": [{key: shard[key] for key in ("count", "sha256")} for shard in shards],
-            "compressed": sha256_of(self.out / "index.faiss") if kind == "ivfpq" else None,
+            "compressed": sha256_of(self.out / nearest.COMPRESSED) if kind == "ivfpq" else None,
         }
         decides = {
             key: record[key] for key in ("format", "model_fingerprint", "kind", "shards", "compressed")

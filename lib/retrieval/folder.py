@@ -1,19 +1,21 @@
 """An index's folder: what is in it, and whether it may still be used.
 
-`shard-00000.npy` (vectors), `.jsonl` (passages), `.offsets.npy` (where each begins), `.json` (the shard's
-record, written last); `index.faiss` where the vectors are compressed; `build.json` from the beginning;
-`index.json` when all is there.
+Its shards (lib.retrieval.shards); `index.faiss` where the vectors are compressed; `build.json` from the
+beginning; `index.json` when all is there.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lib.exits import CheckError
 from lib.files import read_json, sha256_of
+from lib.retrieval import nearest
 from lib.retrieval.embed import Embedder
-from lib.retrieval.nearest import Nearest, open_compressed, open_exact, shard_file
+from lib.retrieval.nearest import Nearest
 from lib.retrieval.passages import PassageStore
+from lib.retrieval.shards import Shards, check
 
 FORMAT = 1
 AGAIN = "build it again into another folder: python scripts/index.py {passages} NEW_FOLDER --model {model}"
@@ -46,7 +48,11 @@ class Index:
 
     @property
     def store(self) -> PassageStore:
-        return PassageStore(self.path, self.record["shard_size"], self.record["shards"])
+        return PassageStore(self._shards)
+
+    @cached_property
+    def _shards(self) -> Shards:
+        return Shards(self.path, self.record["shard_size"], self.record["shards"])
 
     def embedder(self) -> Embedder:
         """The model that made the vectors. Raises CheckError when it is not the same any more."""
@@ -62,19 +68,12 @@ class Index:
         return embedder
 
     def nearest(self) -> Nearest:
-        """Raises ValueError when a file of vectors is missing, CheckError when one is damaged."""
-        record, shards = self.record, self.record["shards"]
-        for number, shard in enumerate(shards):
-            file = shard_file(self.path, number)
-            if not file.is_file():
-                raise ValueError(
-                    f"{file} is missing; run the same scripts/index.py command into a new folder"
-                )
-            if record["kind"] == "exact" and sha256_of(file) != shard["sha256"]["vectors"]:
-                raise CheckError(f"{file} is damaged: its sha256 is not what {self.path / 'index.json'} says")
-        if record["kind"] == "exact":
-            return open_exact(self.path, len(shards), record["dimension"])
-        return open_compressed(self.path, record["shard_size"])
+        """Raises CheckError when a file of vectors is missing or damaged."""
+        if self.record["kind"] == "exact":
+            vectors = map(self._shards.vectors, range(len(self._shards)))
+            return nearest.open_exact(vectors, self.record["dimension"])
+        check(self.path / nearest.COMPRESSED, self.record["compressed"])
+        return nearest.open_compressed(self.path, self._shards)
 
 
 def open_index(path: str) -> Index:

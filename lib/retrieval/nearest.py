@@ -4,81 +4,109 @@ Vectors have length 1, so the largest inner product is the smallest Euclidean di
 files (no pickle).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from lib.files import replacing
+from lib.retrieval.shards import Shards, shard_file
 
-MOST_EXACT = (
-    1_000_000  # passages; 384 numbers each are then 1.5 GB of memory and some 150 ms a query and core
-)
+# passages; 384 numbers each are then 0.8 GB of memory and some 100 ms for a query alone, 20 among others
+MOST_EXACT = 1_000_000
+TOGETHER = 16  # from so many queries on, decoding the vectors once for all of them is faster
+BLOCK = 16_384  # vectors decoded at a time
 LEAST_COMPRESSED = 1000  # product quantization learns 256 codes for each part of a vector
 SAMPLE_A_LIST = 64  # vectors a list is trained on; FAISS asks for 39 at least
+COMPRESSED = "index.faiss"
 RERANK = 8  # a compressed index gives this many times k passages, and their true vectors choose among them
 
+Pairs = tuple[np.ndarray, np.ndarray]
 
-def shard_file(folder: Path, shard: int) -> Path:
-    return folder / f"shard-{shard:05d}.npy"
+
+class Nearest(Protocol):
+    def search(self, queries: np.ndarray, k: int) -> Pairs:
+        """(queries, dimension) -> similarities and passage numbers, both (queries, k), nearest first; of
+        equally near ones the first passage. k is cut to the number of passages."""
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """`index` is FAISS's; `vectors` gives the true ones of some numbers, where the index only has codes."""
+class Exact:
+    """`codes` is FAISS's index of float16 numbers, the vectors as they are kept: half the bytes of float32,
+    and a query alone costs what it takes to read them (100,000 vectors of 384, one core: 10 ms, not 40)."""
 
-    index: Any
-    vectors: Callable[[np.ndarray], np.ndarray] | None = None
+    codes: Any
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(queries, dimension) -> similarities and passage numbers, both (queries, k), nearest first; of
-        equally near ones the first passage. k is cut to the number of passages."""
-        k = min(k, self.index.ntotal)
-        wanted = k if self.vectors is None else min(RERANK * k, self.index.ntotal)
-        similarities, numbers = self.index.search(np.ascontiguousarray(queries, np.float32), wanted)
-        for row, query in enumerate(queries if self.vectors is not None else ()):
-            assert self.vectors is not None
-            found = numbers[row] >= 0  # -1: the lists that were looked into held fewer
-            similarities[row] = -np.inf
-            similarities[row, found] = self.vectors(numbers[row, found]) @ query
-        order = np.lexsort((numbers, -similarities), axis=1)[:, :k]
-        return np.take_along_axis(similarities, order, 1), np.take_along_axis(numbers, order, 1)
+    def search(self, queries: np.ndarray, k: int) -> Pairs:
+        queries, k = np.ascontiguousarray(queries, np.float32), min(k, self.codes.ntotal)
+        if len(queries) < TOGETHER:
+            similarities, numbers = self.codes.search(queries, k)
+            return _nearest_first(similarities, numbers)
+        faiss = _faiss()
+        found = faiss.ResultHeap(len(queries), k, keep_max=True)
+        for begin in range(0, self.codes.ntotal, BLOCK):
+            block = self.codes.reconstruct_n(begin, min(BLOCK, self.codes.ntotal - begin))
+            similarities, numbers = faiss.knn(queries, block, min(k, len(block)), faiss.METRIC_INNER_PRODUCT)
+            found.add_result(similarities, numbers + begin)
+        found.finalize()
+        return _nearest_first(found.D, found.I)
 
 
-def open_exact(folder: Path, num_shards: int, dimension: int) -> Nearest:
+def open_exact(vectors: Iterable[np.ndarray], dimension: int) -> Exact:
     """All vectors in memory."""
     faiss = _faiss()
-    index = faiss.IndexFlatIP(dimension)
-    for shard in range(num_shards):
-        index.add(np.load(shard_file(folder, shard)).astype(np.float32))
-    return Nearest(index)
+    codes = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    for part in vectors:
+        codes.add(part.astype(np.float32))
+    return Exact(codes)
 
 
-def open_compressed(folder: Path, shard_size: int) -> Nearest:
-    """Codes mapped from the disk; of the best candidates the true vectors are read."""
-    faiss = _faiss()
-    index = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    index.nprobe = max(8, index.nlist // 16)
+@dataclass(frozen=True)
+class Compressed:
+    """`codes` is FAISS's index, mapped from the disk; of its best candidates the true vectors are read."""
 
-    def vectors(numbers: np.ndarray) -> np.ndarray:
-        found = np.empty((len(numbers), index.d), np.float32)
-        for shard in np.unique(numbers // shard_size):
-            mine = numbers // shard_size == shard
-            stored = np.load(shard_file(folder, int(shard)), mmap_mode="r")
-            found[mine] = stored[numbers[mine] % shard_size]
+    codes: Any
+    shards: Shards
+
+    def search(self, queries: np.ndarray, k: int) -> Pairs:
+        k = min(k, self.codes.ntotal)
+        wanted = min(RERANK * k, self.codes.ntotal)
+        similarities, numbers = self.codes.search(np.ascontiguousarray(queries, np.float32), wanted)
+        for row, query in enumerate(queries):
+            found = numbers[row] >= 0  # -1: the lists that were looked into held fewer
+            similarities[row] = -np.inf
+            similarities[row, found] = self._vectors(numbers[row, found]) @ query
+        similarities, numbers = _nearest_first(similarities, numbers)
+        return similarities[:, :k], numbers[:, :k]
+
+    def _vectors(self, numbers: np.ndarray) -> np.ndarray:
+        found = np.empty((len(numbers), self.codes.d), np.float32)
+        for shard in np.unique(numbers // self.shards.size):
+            mine = numbers // self.shards.size == shard
+            found[mine] = self.shards.vectors(int(shard))[numbers[mine] % self.shards.size]
         return found
 
-    return Nearest(index, vectors)
+
+def open_compressed(folder: Path, shards: Shards) -> Compressed:
+    faiss = _faiss()
+    codes = faiss.read_index(str(folder / COMPRESSED), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    codes.nprobe = max(8, codes.nlist // 16)
+    return Compressed(codes, shards)
+
+
+def _nearest_first(similarities: np.ndarray, numbers: np.ndarray) -> Pairs:
+    order = np.lexsort((numbers, -similarities), axis=1)
+    return np.take_along_axis(similarities, order, 1), np.take_along_axis(numbers, order, 1)
 
 
 def compress(folder: Path, sizes: list[int], between: Callable[[], None]) -> None:
     """Train an inverted file with product quantization on a sample of the shards' vectors, fill it shard by
     shard and write it. `between` runs between shards and may raise to stop."""
     faiss = _faiss()
-    total, dimension = sum(sizes), int(np.load(shard_file(folder, 0), mmap_mode="r").shape[1])
+    total, dimension = sum(sizes), int(np.load(shard_file(folder, 0, "vectors"), mmap_mode="r").shape[1])
     num_lists = max(1, min(int(4 * total**0.5), total // 39))
     parts = next(parts for parts in range(max(1, dimension // 8), 0, -1) if dimension % parts == 0)
     index = faiss.IndexIVFPQ(
@@ -89,8 +117,8 @@ def compress(folder: Path, sizes: list[int], between: Callable[[], None]) -> Non
     index.train(_sample(folder, sizes, max(SAMPLE_A_LIST * num_lists, 256 * 64)))
     for shard in range(len(sizes)):
         between()
-        index.add(np.load(shard_file(folder, shard)).astype(np.float32))
-    with replacing(folder / "index.faiss") as file:
+        index.add(np.load(shard_file(folder, shard, "vectors")).astype(np.float32))
+    with replacing(folder / COMPRESSED) as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
@@ -100,15 +128,16 @@ def _sample(folder: Path, sizes: list[int], wanted: int) -> np.ndarray:
     parts = []
     for shard, size in enumerate(sizes):
         rows = np.sort(draw.choice(size, max(1, round(share * size)), replace=False))
-        parts.append(np.load(shard_file(folder, shard), mmap_mode="r")[rows].astype(np.float32))
+        parts.append(np.load(shard_file(folder, shard, "vectors"), mmap_mode="r")[rows].astype(np.float32))
     return np.concatenate(parts)
 
 
 def _faiss() -> Any:
-    """FAISS with as many threads as torch has. From 20 queries on it is to use matrix products: version 1.15
-    goes through all vectors for each query instead (100,000 vectors, one core: 48 ms a query, not 3)."""
+    """FAISS with as many threads as torch has. Queries that are searched together are to use matrix products:
+    version 1.15 goes through all vectors for each of them instead (100,000 vectors, one core: 48 ms a query,
+    not 3)."""
     import faiss
 
-    faiss.cvar.distance_compute_blas_threshold = 20
+    faiss.cvar.distance_compute_blas_threshold = TOGETHER
     faiss.omp_set_num_threads(torch.get_num_threads())
     return faiss

@@ -15,9 +15,9 @@ import numpy as np
 from lib import hub
 from lib.data import sources
 from lib.data.sources import SUFFIXES, RawRow, Rejected
-from lib.exits import CheckError
 from lib.files import sha256_of
 from lib.recipe import Row
+from lib.retrieval.shards import Shards
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class HubPassages:
         except (RuntimeError, ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
             raise ValueError(
                 f"hub data set {self.name} at {self.commit[:12]} cannot be read: {hub.first_line(error)} "
-                "({hub.CONFIGURATIONS}; the same command goes on)"
+                f"({hub.CONFIGURATIONS}; the same command goes on)"
             ) from error
 
 
@@ -149,38 +149,22 @@ def _read_txt(file: Path) -> Iterator[RawRow | Rejected]:
 
 
 class PassageStore:
-    """The passages of an index by their numbers; every shard but the last holds `shard_size` of them.
-    `shards` are their records in index.json."""
+    """The passages of an index by their numbers."""
 
-    def __init__(self, folder: Path, shard_size: int, shards: list[dict[str, Any]]) -> None:
-        self.folder, self.shard_size, self.shards = folder, shard_size, shards
-        self.verified: set[int] = set()
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
 
     def read(self, numbers: list[int]) -> dict[int, Passage]:
         """Raises CheckError when a shard's texts are not what they were when the index was built."""
         found: dict[int, Passage] = {}
         by_shard: dict[int, list[int]] = {}
         for number in sorted(set(numbers)):
-            by_shard.setdefault(number // self.shard_size, []).append(number)
+            by_shard.setdefault(number // self.shards.size, []).append(number)
         for shard, wanted in by_shard.items():
-            self._verify(shard)
-            offsets = np.load(self.folder / f"shard-{shard:05d}.offsets.npy", mmap_mode="r")
-            with (self.folder / f"shard-{shard:05d}.jsonl").open("rb") as file:
+            offsets = np.load(self.shards.file(shard, "offsets"), mmap_mode="r")
+            with self.shards.file(shard, "texts").open("rb") as file:
                 for number in wanted:
-                    file.seek(int(offsets[number % self.shard_size]))
+                    file.seek(int(offsets[number % self.shards.size]))
                     values: Row = json.loads(file.readline())
                     found[number] = Passage(**values)
         return found
-
-    def _verify(self, shard: int) -> None:
-        """Once for each shard that is read."""
-        if shard in self.verified:
-            return
-        for name, end in (("texts", ".jsonl"), ("offsets", ".offsets.npy")):
-            file = self.folder / f"shard-{shard:05d}{end}"
-            if not file.is_file() or sha256_of(file) != self.shards[shard]["sha256"][name]:
-                raise CheckError(
-                    f"{file} is not what it was when the index was built; run the same scripts/index.py "
-                    "command into a new folder"
-                )
-        self.verified.add(shard)

@@ -1,0 +1,51 @@
+"""The files of an index's shards: `shard-00000.npy` (vectors), `.jsonl` (passages), `.offsets.npy` (where
+each begins), `.json` (the shard's record, written last)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.exits import CheckError
+from lib.files import sha256_of
+
+ENDS = {"vectors": ".npy", "texts": ".jsonl", "offsets": ".offsets.npy", "record": ".json"}
+CHECKED = ("vectors", "texts", "offsets")  # the record holds their sha256
+
+
+def shard_file(folder: Path, shard: int, kind: str) -> Path:
+    return folder / f"shard-{shard:05d}{ENDS[kind]}"
+
+
+class Shards:
+    """Those of a finished index. `records` stand in its index.json; every shard but the last holds `size`
+    passages."""
+
+    def __init__(self, folder: Path, size: int, records: list[dict[str, Any]]) -> None:
+        self.folder, self.size, self.records = folder, size, records
+        self._checked: set[Path] = set()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def file(self, shard: int, kind: str) -> Path:
+        """Checked before it is first read. Raises CheckError when it is not what the build wrote."""
+        file = shard_file(self.folder, shard, kind)
+        if file not in self._checked:
+            check(file, self.records[shard]["sha256"][kind])
+            self._checked.add(file)
+        return file
+
+    def vectors(self, shard: int) -> np.ndarray:
+        """(passages, dimension) float16, mapped from the disk."""
+        found: np.ndarray = np.load(self.file(shard, "vectors"), mmap_mode="r")
+        return found
+
+
+def check(file: Path, sha256: str) -> None:
+    """Raises CheckError when `file` is missing or holds something else."""
+    if not file.is_file() or sha256_of(file) != sha256:
+        raise CheckError(
+            f"{file} is {'damaged: its sha256 is not what index.json says' if file.exists() else 'missing'}; "
+            "run the same scripts/index.py command into a new folder"
+        )
