@@ -1,5 +1,5 @@
-"""What `scripts/bench.py index` measures: embedding beside SentenceTransformer.encode, the memory of builds of
-two sizes, and exact search.
+"""What `scripts/bench.py index` measures: embedding beside SentenceTransformer.encode, the memory of builds
+of two sizes, and exact search.
 
 Both embed the same passages in turn, again and again; ratios are taken within a round. On
 a busy machine the clock says little, so processor seconds are printed too.

@@ -131,7 +131,7 @@ def _find_contexts(
     found = contexts.retrieve(examples.splits, config.data, index, stop.raise_if_requested)
     found.write(file)
     examples.splits = found.splits
-    return found.facts
+    return found.facts + ([f"what was found is kept in {file}"] if found.lines else [])
 
 
 def _encode_rows(
