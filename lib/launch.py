@@ -7,14 +7,15 @@ import tempfile
 from pathlib import Path
 
 from lib.console import speak
-from lib.exits import CODES, CRASHED, DONE, STOPPED
+from lib.exits import BAD_INPUT, CODES, CRASHED, DONE, REFUSED, REPEATS, STOPPED
 
 PATIENCE_S = 3600  # for workers to save after a signal; torch kills them after 30 s by default, in mid-step
 
 
 def launch(script: Path, argv: list[str], num_processes: int) -> int:
-    """Run `script` in `num_processes` workers; the first failed worker's exit code, 75 when a signal ended
-    them and all of them say that they saved, 0 when all ended well."""
+    """Run `script` in `num_processes` workers; the exit code of a worker that failed for good, else the first
+    failed worker's, 75 when a signal ended them and all of them say that they saved, 0 when all ended
+    well."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -39,13 +40,22 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
             elastic_launch(config, sys.executable)("-u", str(script), *argv)
         except ChildFailedError as error:
             _, failure = error.get_first_failure()
-            return failure.exitcode if failure.exitcode > 0 else CRASHED
+            return _code_after_failure(_said(codes), failure.exitcode)
         except SignalException:
-            said = [int(file.read_text()) for file in Path(codes).iterdir()]
-            return _code_after_signal(said, num_processes)
+            return _code_after_signal(_said(codes), num_processes)
         finally:
             del os.environ[CODES]  # it is for the workers, not for this process
     return DONE
+
+
+def _said(codes: str) -> list[int]:
+    return [int(file.read_text()) for file in Path(codes).iterdir()]
+
+
+def _code_after_failure(codes: list[int], first: int) -> int:
+    """A worker that knows a reason not to try again has the last word: another may have noticed only that a
+    worker was gone, or have stopped well."""
+    return next((code for code in (REPEATS, REFUSED, BAD_INPUT) if code in codes), max(first, CRASHED))
 
 
 def _code_after_signal(codes: list[int], num_processes: int) -> int:

@@ -24,15 +24,14 @@ from lib.models import adapters, backbone
 from lib.models.freezing import frozen_names
 from lib.models.placement import place
 from lib.recipe import Prediction, Recipe
-from lib.runs import lint
+from lib.runs import lint, resume
 from lib.runs.folder import RunFolder
 from lib.runs.prepare import PROBES, Prepared, checkpoint_path, prepare, read_examples
 from lib.runs.record import base_fingerprint
-from lib.runs.resume import check_fingerprints
 from lib.task import Task
 from lib.tasks import make as make_task
 from lib.tracking import Tracker, clock
-from lib.training import checkpoint, dist, loop, memory
+from lib.training import checkpoint, dist, loop, memory, optim
 from lib.training.dist import World
 from lib.training.engine import Ddp, freeze_unused
 from lib.training.progress import Progress
@@ -65,18 +64,23 @@ def _train(config: Config, world: World, stop: StopFlag) -> int:
 
     prepared = Prepared(**dist.on_main(on_rank_0))
     folder = held[0] if held else RunFolder(Path(prepared.folder))
+    world = dist.with_threads(world, prepared.threads)
     tracker = Tracker(folder.path, config.tracking, world)
     try:
         for line in (f"run folder {folder.path} (report.html in it when done)", str(world), *prepared.facts):
             tracker.say(line)
         if config.tracking.lint_only:
             return _stop_after_lint(folder, tracker)
-        config = with_token_budget(config, prepared.token_budget)
+        settled = {"precision": prepared.precision, "token_budget": prepared.token_budget}
+        config = resume.settled(config, prepared.model_commit, **settled)
         begin = checkpoint_path(prepared)
         parts = _assemble(config, recipe, folder, begin, world, prepared.precision, stop, tracker)
         try:
             progress = loop.train(parts, _progress(begin))
-            _finish(parts, recipe, folder, progress)
+            config = parts.config  # its token budget may be smaller
+            del parts  # the trained model, its gradients and moments: the best one needs the room
+            memory.give_back(world.device)
+            _finish(config, recipe, folder, progress, world, stop, tracker)
         except ValueError as error:  # by now it is our fault, not the user's
             raise RuntimeError(f"{type(error).__name__} while training: {error}") from error
     except BaseException as error:
@@ -106,10 +110,6 @@ def _stop_after_lint(folder: RunFolder, tracker: Tracker) -> int:
     return DONE
 
 
-def with_token_budget(config: Config, token_budget: int) -> Config:
-    return replace(config, optim=replace(config.optim, token_budget=token_budget))
-
-
 def _assemble(
     config: Config,
     recipe: Recipe,
@@ -123,11 +123,14 @@ def _assemble(
     """Make every part of the loop, fresh or from the checkpoint `begin`."""
     task = make_task(recipe, config)
     rows, validation = (encoded_rows.load(folder.encoded / split) for split in ("train", "validation"))
-    model = place(task.build(begin), world.device, precision_name)
+    model: Any = place(task.build(begin), world.device, precision_name)
+    if config.compute.gradient_checkpointing:
+        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
     dist.on_main(lambda: _record_weights(model, task, folder, fresh=begin is None))
     config = _fit_memory(config, task, model, rows, world, precision_name, tracker)
     _describe(model, config, precision_name, folder, tracker)
-    _for_the_hardware(model, config)
+    for part in model.called() if config.compute.compile else ():
+        part.compile(dynamic=True)
     engine = Ddp(model, config, world, precision_name)
     if begin is not None:
         engine.load_optimizer_state(safetensors.torch.load_file(begin / "optimizer.safetensors"))
@@ -161,11 +164,11 @@ def _assemble(
 def _record_weights(model: nn.Module, task: Task, folder: RunFolder, fresh: bool) -> None:
     """Keep the fingerprints of the weights that a run begins with. Raises CheckError when those that no
     checkpoint keeps (a frozen base) are not what they were."""
-    fingerprints = base_fingerprint(model, task)
     if fresh:
+        fingerprints = base_fingerprint(model, task)
         folder.write_record(weights=backbone.fingerprint(model.state_dict()), base=fingerprints.get("base"))
-    elif fingerprints:
-        check_fingerprints({"base": folder.record()["base"]}, fingerprints)
+    else:
+        resume.check_base(folder, model, task)
 
 
 def better(recipe: Recipe) -> Callable[[float, float | None], bool]:
@@ -215,7 +218,10 @@ def _fit_memory(
             rows, piece.rows
         ), f"{len(piece.rows)} rows, the longest sequence {longest} tokens"
 
-    budget, used = memory.probe(model, costliest, task.loss, config.optim.token_budget, world, precision_name)
+    room = optim.state_bytes(model, config.optim)
+    budget, used = memory.probe(
+        model, costliest, task.loss, config.optim.token_budget, room, world, precision_name
+    )
     unused = freeze_unused(model, used)
     if unused:
         tracker.say(f"no gradient reaches {', '.join(unused)}: frozen")
@@ -223,7 +229,7 @@ def _fit_memory(
         tracker.say(
             f"--token-budget {config.optim.token_budget} does not fit into memory; {budget} does and is used"
         )
-    return with_token_budget(config, budget)
+    return replace(config, optim=replace(config.optim, token_budget=budget))
 
 
 def _describe(
@@ -248,34 +254,36 @@ def _describe(
     tracker.say(f"attention dropout {dropout:g}{why}")
 
 
-def _for_the_hardware(model: Any, config: Config) -> None:
-    if config.compute.gradient_checkpointing:
-        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-    if config.compute.compile:
-        model.backbone.compile(dynamic=True)
-
-
-def _finish(parts: loop.Parts, recipe: Recipe, folder: RunFolder, progress: Progress) -> None:
+def _finish(
+    config: Config,
+    recipe: Recipe,
+    folder: RunFolder,
+    progress: Progress,
+    world: World,
+    stop: StopFlag,
+    tracker: Tracker,
+) -> None:
     """Score validation and test with the best checkpoint; write predictions, scores and the report."""
     # From the folder, also with --wandb online: its artifact is uploaded by a process that no run waits for.
     # `evaluate.py RUN --from-artifact` loads it back and must give the same digits.
     best = folder.checkpoints / checkpoint.name_of(progress.best_step or progress.step)
-    parts.tracker.say(f"scoring with the best checkpoint, {best.name}")
+    tracker.say(f"scoring with the best checkpoint, {best.name}")
+    dist.on_main(lambda: checkpoint.require_whole(best))
     examples = read_examples(folder)
-    task = make_task(recipe, parts.config, best)
+    task = make_task(recipe, config, best)
     splits, unscored = ("validation", "test"), (PROBES,) if recipe.probes else ()
     scores = scoring.score(
-        parts.config, recipe, task, folder, best, examples, splits, unscored, parts.world, parts.stop
+        config, recipe, task, folder, folder, best, examples, splits, unscored, world, stop
     )
-    if not parts.world.is_main:
+    if not world.is_main:
         return
     write_json(folder.path / "scores.json", scores)
     for split, found in scores["splits"].items():
-        parts.tracker.say(f"{split} ({found['num_rows']} rows)")
+        tracker.say(f"{split} ({found['num_rows']} rows)")
         for line in summary.table(found):
-            parts.tracker.say("  " + line)
-    folder.write_record(training_seconds=progress.seconds, peak_gib=memory.peak_gib(parts.world.device))
+            tracker.say("  " + line)
+    folder.write_record(training_seconds=progress.seconds, peak_gib=memory.peak_gib(world.device))
     report = write_report(folder, examples)
     shutil.rmtree(folder.encoded)
     folder.write_status(phase="done", step=progress.step, exit_code=DONE)
-    parts.tracker.say(f"done in {clock(progress.seconds)} of training; report: {report}")
+    tracker.say(f"done in {clock(progress.seconds)} of training; report: {report}")

@@ -1,25 +1,31 @@
 """One configuration over several seeds: how much of a score is luck."""
 
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from lib.config import Config
 from lib.console import speak
-from lib.exits import DONE
+from lib.exits import DONE, StoppedError
 from lib.files import read_json, write_json
 from lib.runs.folder import RunFolder
-from lib.start import Once, done_or_trained
+from lib.start import done_or_trained
+from lib.training.signals import StopFlag
 
 
-def train(config: Config, once: Once) -> int:
+def train(config: Config, once: Callable[..., int]) -> int:
     """Train with --seed, --seed + 1 ..., each an ordinary run, and say mean and spread of their scores. What
     an earlier call finished is not trained again; the first run that does not end well ends this."""
+    stop = StopFlag()  # of all of them, so that a signal between two is not lost
     seeds = range(config.optim.seed, config.optim.seed + config.tracking.seeds)
     found: dict[int, RunFolder] = {}
     for seed in seeds:
         tracking = replace(config.tracking, seeds=1)
         one = replace(config, optim=replace(config.optim, seed=seed), tracking=tracking)
-        code, run = done_or_trained(one, once)
+        if stop.requested:
+            raise StoppedError(f"{stop.reason} before seed {seed}; the same command goes on")
+        code, run = done_or_trained(one, partial(once, stop=stop))
         if run is None:
             return code
         speak(f"seed {seed}: {run.path}")

@@ -162,7 +162,7 @@ class Tracker:
         """wandb in a process of its own: its start can block for 90 s, and it may never be reachable."""
         with (self.folder / "wandb.log").open("ab") as log:
             self._follower = subprocess.Popen(
-                [sys.executable, "-m", "lib.follow_wandb", str(self.folder), self.config.wandb],
+                [sys.executable, "-m", "lib.follow_wandb", str(self.folder.resolve()), self.config.wandb],
                 cwd=Path(__file__).resolve().parents[1],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

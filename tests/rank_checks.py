@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -62,18 +63,35 @@ def gradient(config: Config, task: Task, rows: Rows, world: World, pieces: int) 
     engine = Ddp(model, config, world, "fp32")
     parts = object.__new__(Parts)  # compute() needs these five
     parts.config, parts.world, parts.task, parts.engine, parts.rows = config, world, task, engine, rows
+    exchanged = exchanges(engine)
     compute(parts, run.make_loader(config, rows).step(1))
+    if world.size > 1:
+        assert len(exchanged) == len(set(exchanged)), "a bucket of gradients was exchanged twice in a step"
+        assert exchanged, "nothing was exchanged"
     found = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
     return torch.cat(found).numpy()
+
+
+def exchanges(engine: Ddp) -> list[int]:
+    """Grows by the number of each bucket of gradients that ranks exchange from now on."""
+    seen: list[int] = []
+
+    def hook(state: None, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        seen.append(bucket.index())
+        return default_hooks.allreduce_hook(None, bucket)  # type: ignore[arg-type]
+
+    if engine.world.size > 1:
+        engine.wrapped.register_comm_hook(None, hook)  # type: ignore[operator]
+    return seen
 
 
 def nan_on_one_rank(config: Config, steps: list[int]) -> int:
     """Train with a loss that is NaN once, on the last rank alone, in each of `steps`."""
     honest, forward_before, now = Classify.loss, Ddp.forward, {"step": 0}
 
-    def forward(self: Ddp, batch: object, draw: int) -> object:
+    def forward(self: Ddp, batch: object, draw: int, last: bool) -> object:
         now["step"] = draw // 4099 % 1_000_003  # the inverse of lib.training.loop.draw_of for seed 0
-        return forward_before(self, batch, draw)
+        return forward_before(self, batch, draw, last)
 
     def loss(self: Classify, output: torch.Tensor, batch: object) -> torch.Tensor:
         value = honest(self, output, batch)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from lib.runs.resume import check_fingerprints
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
 from lib.training import optim
+from lib.training.engine import freeze_unused
 from tests.tools import losses, metrics, only_run, run, status, wide_model
 
 SHORT = ["--data", "sample", "--sample-rows", "90", "--max-rows", "12", "--max-length", "48", "--batch", "5"]
@@ -114,6 +116,29 @@ def test_a_saved_adapter_opens_with_plain_peft(llama: str, tmp_path: Path) -> No
     rebuilt = task.build(tmp_path).eval()
     for name, value in task.state(model).items():
         assert torch.equal(task.state(rebuilt)[name], value), name
+
+
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_what_no_gradient_reaches_is_saved_with_the_adapter_all_the_same(family: str, tmp_path: Path) -> None:
+    """A pooler that nobody reads is frozen, but its biases are among those that peft wants back."""
+    import transformers
+
+    base, tokenizer = str(tmp_path / "base"), tiny.tokenizer()
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 64, "max_position_embeddings": 128, "pad_token_id": 0}
+    config = transformers.AutoConfig.for_model(family, vocab_size=len(tokenizer), **sizes)
+    transformers.AutoModel.from_config(config).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    flags = ["--model", base, "--lora-rank", "4", "--lora-bias", "all", "--quantize", "none"]
+    made = make_task(recipes.load("boolq"), parse(recipes.load("boolq").config, [*SHORT, *flags], "test"))
+    model = made.build(None)
+    assert not [name for name, _ in model.named_parameters() if "pooler" in name and "lora" in name]
+    freeze_unused(model, [p for name, p in model.named_parameters() if "pooler" not in name])
+    (tmp_path / "at").mkdir()
+    made.save(model, dict(made.state(model)), tmp_path / "at")
+    rebuilt = made.build(tmp_path / "at")
+    for name, value in made.state(model).items():
+        assert torch.equal(made.state(rebuilt)[name], value), name
 
 
 def test_an_adapter_for_another_base_is_refused(llama: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lib import recipe
 from lib.command_line import parse
 from lib.data import rows as encoded_rows
 from lib.data.tree import PADDING, plant
-from lib.models import backbone, choosers
+from lib.models import backbone, choosers, freezing, heads
 from lib.recipe import Example
 from lib.tasks import choose
 from lib.tasks import make as make_task
@@ -225,3 +225,22 @@ def test_unknown_families_are_refused_with_the_known_ones(tmp_path: Path) -> Non
 
 def test_describe_names_every_kind() -> None:
     assert set(choose.QUESTION) == set(backbone.AUTO_CLASSES)
+
+
+def test_bottom_of_a_language_model_has_its_embeddings(tmp_path: Path) -> None:
+    model: Any = make(tiny_model("llama", tmp_path)).build(None).backbone
+    freezing.freeze(model, "bottom")
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    expected = ("model.embed_tokens.", "model.layers.0.")  # of two blocks
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(expected)}
+    assert any(name.startswith("model.embed_tokens.") for name in frozen)
+
+
+def test_scores_of_a_small_head_keep_their_digits_under_autocast() -> None:
+    head = heads.new_head(16, 16, 1, seed=0)
+    vectors = torch.randn(1, 16) + 1e-3 * torch.randn(200, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = heads.in_float32(head, vectors)
+        rounded = head(vectors)
+    assert torch.equal(found, head(vectors)) and found.dtype == torch.float32
+    assert len(set(found.flatten().tolist())) > 190 > len(set(rounded.flatten().tolist()))

@@ -32,6 +32,25 @@ def test_near_duplicates_are_found_across_splits_and_not_within_one() -> None:
     assert found == {"validation and train": [("near", "one")], "test and train": [("same", "one")]}
 
 
+def test_the_share_of_common_runs_decides_and_not_luck() -> None:
+    def pairs(changed: int) -> int:
+        """How many of 60 pairs of 80 words (78 runs), the last words of which differ, are found."""
+        splits: dict[str, list[Example]] = {"train": [], "test": []}
+        for number in range(60):
+            words = [f"{number} {place}" for place in range(40)]  # two words each
+            other = " ".join(words).split()
+            other[80 - changed :] = [f"x{number}x{place}" for place in range(changed)]
+            splits["train"].append(row(f"a{number}", *words))
+            splits["test"].append(row(f"b{number}", *other))
+        return sum(map(len, across_splits(splits).values()))
+
+    # 6 words spoil 6 runs of each: 72 common of 84, 0.857. The estimate's standard error is
+    # sqrt(0.857 * 0.143 / 64) = 0.044, so 90 % of the estimates are above 0.8: 54 of 60, give or take 2.3
+    assert pairs(6) >= 45
+    # 14 words: 64 common of 92, 0.696; 0.8 is 1.8 standard errors above it: 4 %, or 2 of 60
+    assert pairs(14) <= 8
+
+
 def test_options_are_compared_and_not_their_context() -> None:
     def ask(identity: str, question: str, *options: str) -> Example:
         found = Example(id=identity, question=question, options=[*options], label=0)

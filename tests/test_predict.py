@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lib import exits, recipe, run
 from lib.command_line import parse
 from lib.data import rows as encoded_rows
 from lib.evaluation.predict import predict, read
+from lib.evaluation.rescore import rescore
+from lib.exits import CheckError
 from lib.files import read_lines
 from lib.models import heads, tiny
 from lib.recipe import Recipe
@@ -111,6 +114,36 @@ def test_an_adapter_on_a_base_on_the_disk_says_the_same_to_the_bit(boolq: Path, 
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["index.json"]  # and no copy of a weight
     with pytest.raises(ValueError, match="is in use for something else"):
         predict(boolq, data, tmp_path / "more.jsonl", tmp_path, None)
+
+
+def test_a_base_that_is_another_by_now_is_refused(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    wide_model(base, "decoder")
+    save_random(base)
+    flags = ["--model", str(base), "--quantize", "none", "--lora-rank", "4", "--max-length", "100"]
+    folder = train(tmp_path / "runs", "boolq", *flags)
+    data = write(tmp_path / "new.jsonl", without(recipe.load("boolq"), 3))
+    predict(folder, data, tmp_path / "whole.jsonl", None, None)
+    # copies: the file they are mapped from is written anew
+    weights = {name: value.clone() for name, value in load_file(base / "model.safetensors").items()}
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] += 0.25
+    write_tensors(base / "model.safetensors", weights)
+    for offload in (None, tmp_path / "index"):
+        with pytest.raises(CheckError, match="fingerprint of base changed since this run began"):
+            predict(folder, data, tmp_path / "other.jsonl", offload, None)
+    with pytest.raises(CheckError, match="fingerprint of base changed since this run began"):
+        rescore(folder, "test", None, None)
+    assert not (tmp_path / "other.jsonl").exists() and not list((folder / "evaluations").iterdir())
+
+
+def save_random(folder: Path) -> None:
+    """Weights beside a configuration."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
 
 def test_what_cannot_be_predicted_is_refused(exam: Path, tmp_path: Path) -> None:

@@ -390,6 +390,39 @@ def test_a_context_is_filled_to_its_last_word() -> None:
     assert fill(ranked, 100) == "one two three four five six seven"
 
 
+def test_a_stopped_retrieval_goes_on_where_it_was(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "QUERIES", 4)
+    rows = [EXAM.to_example({**row, "context": None}) for row in ROWS[:10]]
+    index, config = open_index(str(built)), DataConfig(index_passages=3, max_length=30)
+    whole = contexts.retrieve({"train": rows}, config, index, tmp_path / "whole", lambda: None)
+    search, asked = Searcher.search, []
+
+    def stopping(self: Searcher, queries: list[str], *words: Any) -> Any:
+        asked.append(len(queries))
+        if len(asked) == 2:
+            raise StoppedError("now")
+        return search(self, queries, *words)
+
+    monkeypatch.setattr(Searcher, "search", stopping)
+    with pytest.raises(StoppedError):
+        contexts.retrieve({"train": rows}, config, index, tmp_path, lambda: None)
+    (file,) = (tmp_path / contexts.CACHE).iterdir()
+    with file.open("a") as handle:
+        handle.write('{"id": "cut short')
+    again = contexts.retrieve({"train": rows}, config, index, tmp_path, lambda: None)
+    assert asked == [4, 4, 4, 2]  # ten queries in groups of four; the first one is not asked again
+    assert again.lines == whole.lines
+    third = contexts.retrieve({"train": rows}, config, index, tmp_path, lambda: None)
+    assert asked == [4, 4, 4, 2] and third.lines == whole.lines
+    # another length of context is another question
+    contexts.retrieve(
+        {"train": rows}, DataConfig(index_passages=3, max_length=9), index, tmp_path, lambda: None
+    )
+    assert asked == [4, 4, 4, 2, 4, 4, 2]
+
+
 def test_contexts_are_the_same_again_without_doubles_and_within_budget(model: str, tmp_path: Path) -> None:
     twice = passages_of(ROWS) + [row | {"id": f"again {row['id']}"} for row in passages_of(ROWS)]
     build(write(tmp_path / "passages.jsonl", twice), tmp_path / "index", model)
@@ -557,11 +590,11 @@ def test_rows_with_a_context_keep_it_unless_told(built: Path, tmp_path: Path) ->
     del rows[2]["context"]
     index, file = open_index(str(built)), tmp_path / contexts.FILE
     config = DataConfig(index_passages=2, max_length=9)
-    auto = contexts.retrieve({"train": rows}, config, index, lambda: None).splits
+    auto = contexts.retrieve({"train": rows}, config, index, tmp_path, lambda: None).splits
     assert ["retrieved" in row for row in auto["train"]] == [False, False, True, False]
     assert auto["train"][0]["context"] == [ROWS[0]["context"]]
     config = DataConfig(index_passages=2, max_length=9, context="retrieved")
-    replaced = contexts.retrieve({"train": rows}, config, index, lambda: None)
+    replaced = contexts.retrieve({"train": rows}, config, index, tmp_path, lambda: None)
     assert all(len(row["retrieved"]) == 2 for row in replaced.splits["train"])
     replaced.write(file)
     assert contexts.kept({"train": rows}, config, file) == replaced.splits

@@ -19,9 +19,10 @@ from lib.config import Config
 from lib.data import rows as encoded_rows
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
-from lib.training import checkpoint
+from lib.training import checkpoint, loop
 from lib.training.dist import World
 from lib.training.engine import Ddp, freeze_unused
+from lib.training.progress import Progress
 from tests.tools import ROOT, SHORT, command, metrics, only_run, status
 from tests.tools import run as run_script
 
@@ -74,8 +75,8 @@ def test_eight_rows_get_memorized(name: str) -> None:
     engine = Ddp(task.build(None), config, world, "fp32")
     batch = task.collate(rows, tuple(range(8)))
     for step in range(300):
-        loss = task.loss(engine.forward(batch, draw=step), batch)
-        engine.backward(loss, 1 / 8, last=True)
+        loss = task.loss(engine.forward(batch, draw=step, last=True), batch)
+        engine.backward(loss, 1 / 8)
         engine.step(1e-3)
         if loss.item() / 8 < 0.05:
             break
@@ -259,11 +260,11 @@ def test_out_of_memory_saves_halves_the_budget_and_goes_on(
     honest = Ddp.forward
     calls = {"n": 0}
 
-    def short_of_memory(self: Ddp, batch: object, draw: int) -> object:
+    def short_of_memory(self: Ddp, batch: object, draw: int, last: bool) -> object:
         calls["n"] += 1
         if calls["n"] == 7:  # the second step (4 micro-batches a step)
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return honest(self, batch, draw)
+        return honest(self, batch, draw, last)
 
     monkeypatch.setattr(Ddp, "forward", short_of_memory)
     assert train(*flags) == 75
@@ -273,6 +274,64 @@ def test_out_of_memory_saves_halves_the_budget_and_goes_on(
     folder = only_run(tmp_path)
     assert [line["step"] for line in metrics(folder, "train")] == [1, 2, 3, 4, 5, 6]
     assert checkpoint.read_state(checkpoint.all_in(folder / "checkpoints")[0])["token_budget"] == 4096
+
+
+def test_looking_at_the_rows_leaves_an_unfinished_run_to_go_on(tmp_path: Path) -> None:
+    flags = [*TINY, "--runs-dir", str(tmp_path)]
+    assert train(*flags, "--stop-at", "2") == 75
+    assert train(*flags, "--lint-only") == 0
+    assert train(*flags) == 0
+    (went_on,) = (folder for folder in tmp_path.glob("arena/*") if (folder / "checkpoints").exists())
+    assert [line["step"] for line in metrics(went_on, "train")] == [1, 2, 3, 4, 5, 6]
+    assert status(went_on)["phase"] == "done"
+
+
+def test_a_best_checkpoint_that_was_damaged_meanwhile_is_not_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = loop.train
+
+    def damaging(parts: loop.Parts, progress: Progress) -> Progress:
+        ended = honest(parts, progress)
+        file = (tmp_path / "arena").glob("*/checkpoints/best/backbone/model.safetensors")
+        data = bytearray((weights := next(file)).read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+        return ended
+
+    monkeypatch.setattr(loop, "train", damaging)
+    assert train(*TINY, "--runs-dir", str(tmp_path)) == exits.REPEATS
+    assert "model.safetensors is damaged" in capsys.readouterr().err
+    assert not (only_run(tmp_path) / "scores.json").exists()
+
+
+def test_a_resumed_run_computes_as_it_began(tmp_path: Path) -> None:
+    """Threads and a precision that nobody chose are what the run took when it began, not what auto means
+    here."""
+    config = configuration(*TINY, "--runs-dir", str(tmp_path))
+    config = replace(config, optim=replace(config.optim, precision="auto"))
+    half = replace(config.tracking, stop_at=2)
+    assert exits.run(lambda: run.train(replace(config, tracking=half))) == 75
+    file = only_run(tmp_path) / "run.json"
+    record = json.loads(file.read_text())
+    environment = record["environment"]
+    other = "fp32" if environment["precision"] == "bf16" else "bf16"
+    file.write_text(json.dumps(record | {"environment": environment | {"precision": other}}))
+    unsaid = replace(config, compute=replace(config.compute, threads=None))
+    assert exits.run(lambda: run.train(unsaid)) == 0
+    environment = json.loads(file.read_text())["environment"]
+    assert (environment["precision"], environment["threads"]) == (other, 1)
+    assert json.loads((file.parent / "scores.json").read_text())["precision"] == other
+
+
+def test_a_run_that_never_began_is_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*TINY, "--runs-dir", str(tmp_path)]
+    assert train(*flags, "--max-cut", "0.5") == 3  # refused by the lint: what was seen is kept
+    name = only_run(tmp_path).name
+    assert train(*flags, "--max-cut", "0.5", "--resume", name) == 2
+    assert "was refused or killed before it began" in capsys.readouterr().err
 
 
 def test_frozen_backbone_trains_the_head_only(tmp_path: Path) -> None:

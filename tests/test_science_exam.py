@@ -70,6 +70,12 @@ def test_choices_that_do_not_match_their_labels_are_refused() -> None:
         EXAM.to_example(ARC | {"choices": {"text": ["a", "b", "c"], "label": ["A", "B"]}})
     with pytest.raises(ValueError, match="choices must be"):
         EXAM.to_example(ARC | {"choices": ["a", "b"]})
+    with pytest.raises(ValueError, match="choices must be"):
+        EXAM.to_example(ARC | {"choices": {"text": None, "label": None}})
+    with pytest.raises(ValueError, match="27 options, more than 26"):
+        EXAM.to_example(ARC | {"choices": {"text": ["a"] * 27, "label": [*range(27)]}})
+    with pytest.raises(ValueError, match="option is nan"):
+        EXAM.to_example(ARC | {"choices": {"text": ["a", float("nan")], "label": ["A", "B"]}})
 
 
 def test_the_last_options_may_be_empty_and_rows_of_any_number_mix() -> None:

@@ -18,7 +18,7 @@ def test_two_seeds_are_two_runs_and_a_second_call_trains_only_what_is_lacking(
 ) -> None:
     trained = []
 
-    def once(config: Config) -> int:
+    def once(config: Config, stop: object) -> int:
         trained.append((config.optim.seed, config.tracking.seeds))
         return exits.run(lambda: run.train(config))
 
@@ -40,7 +40,7 @@ def test_two_seeds_are_two_runs_and_a_second_call_trains_only_what_is_lacking(
 
 def test_a_run_that_does_not_end_well_ends_the_row(tmp_path: Path) -> None:
     config = parse(recipe.load("arena").config, [*WORDS, "--runs-dir", str(tmp_path)], "train.py")
-    assert seeds.train(config, lambda config: exits.STOPPED) == exits.STOPPED
+    assert seeds.train(config, lambda config, stop: exits.STOPPED) == exits.STOPPED
 
 
 def test_the_command_trains_each_seed(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def run(*arguments: str, script: str = "train.py", timeout: float = 240) -> subp
 
 def only_run(runs_dir: Path) -> Path:
     """The one run folder under `runs_dir`."""
-    (folder,) = runs_dir.glob("*/*")
+    (folder,) = runs_dir.glob("*/[!.]*")
     return folder
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib.bench.rounds import ROOT
+from lib.bench.rounds import ROOT, heading
 from lib.files import write_lines
 from lib.models import backbone
 from lib.retrieval import nearest, passages
@@ -37,10 +37,7 @@ Took = tuple[float, float]  # seconds by the clock, seconds of the processor
 def main(data: str, rows: int, rounds: int, threads: int) -> None:
     """Print everything."""
     torch.set_num_threads(threads)
-    load = os.getloadavg()[0]
-    print(
-        f"torch {torch.__version__}, {threads} threads, {os.cpu_count()} cores, load {load:.1f}", flush=True
-    )
+    heading(threads)
     texts = texts_of(data, rows)
     embedder, model = Embedder("minilm", "bf16"), encoder()
     arms: dict[str, Embed] = {"ours": lambda some: embedder.embed(some, "passage").vectors}

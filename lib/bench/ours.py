@@ -29,8 +29,9 @@ def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
         step = loader.step(number)
         for piece in step.micro_batches:
             batch = task.collate(setting.train, piece.rows)
-            loss = task.loss(engine.forward(batch, draw_of(config.optim.seed, number, piece.number)), batch)
-            engine.backward(loss, 1 / step.num_targets, last=True)
+            draw = draw_of(config.optim.seed, number, piece.number)
+            loss = task.loss(engine.forward(batch, draw, last=True), batch)
+            engine.backward(loss, 1 / step.num_targets)
         engine.step(learning_rate(number, loader.num_steps, config.optim))
         clock.tick(step.num_rows)
     return clock.result() | {"loss": setting.validation_loss(model)}

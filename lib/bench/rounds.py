@@ -41,8 +41,9 @@ def arm(order: Order, ranks: int = 1) -> dict[str, Any]:
 
 def heading(threads: int) -> None:
     """What the figures were measured on."""
+    load = os.getloadavg()[0]
     print(
-        f"torch {torch.__version__}, {threads} threads, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+        f"torch {torch.__version__}, {threads} threads, {os.cpu_count()} cores, load {load:.1f}", flush=True
     )
 
 

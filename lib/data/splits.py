@@ -111,18 +111,19 @@ def _no_answer(row: RawRow, recipe: Recipe) -> str:
     return "there is no answer" if several or not missing else f"the column {missing[0]} is missing"
 
 
-def refuse_rejected(examples: Examples, config: DataConfig) -> None:
-    """Raises ValueError when more rows are malformed than `config` allows."""
+def refuse_rejected(examples: Examples, config: DataConfig, num_rejected: int | None = None) -> None:
+    """Raises ValueError when more rows are malformed than `config` allows; `num_rejected` of them, when not
+    all are listed."""
     rejected, total = examples.rejected, examples.num_read
-    if rejected and len(rejected) / total > config.max_rejected:
+    number = len(rejected) if num_rejected is None else num_rejected
+    if number and number / total > config.max_rejected:
         lines = [f"  {row.where}: {row.reason}: {row.value[:120]}" for row in rejected[:5]]
-        more = [f"  ... and {len(rejected) - 5} more (all in rejected.jsonl)"] if len(rejected) > 5 else []
-        allow = f", or allow them with --max-rejected {math.ceil(100 * len(rejected) / total) / 100:g}"
+        more = [f"  ... and {number - 5} more (see rejected.jsonl)"] if number > 5 else []
+        share = math.ceil(100 * number / total) / 100
+        allow = f", or allow them with --max-rejected {share:g}" if share < 1 else ""
         raise ValueError(
-            f"{len(rejected)} of {total} rows are malformed, more than --max-rejected "
-            f"{config.max_rejected:g} allows:\n"
-            + "\n".join(lines + more)
-            + f"\nmend them{allow if len(rejected) < total else ''}"
+            f"{number} of {total} rows are malformed, more than --max-rejected "
+            f"{config.max_rejected:g} allows:\n" + "\n".join(lines + more) + f"\nmend them{allow}"
         )
 
 

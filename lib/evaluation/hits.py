@@ -35,7 +35,7 @@ def summarize(examples: Sequence[Example], predictions: Sequence[Prediction]) ->
     for identity, place in places.items():
         right = said[identity]["prediction"] == said[identity]["label"]
         errors[f"{'found' if place else 'not found'}, {'right' if right else 'wrong'}"] += 1
-    scores = {name: {"value": i.value, "low": i.low, "high": i.high} for name, i in found.items()}
+    scores = metrics.as_values(found)
     return {"num_rows": len(rows), "num_passages": num_passages, "scores": scores, "errors": errors}
 
 

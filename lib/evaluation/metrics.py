@@ -184,3 +184,7 @@ def verdict(difference: Interval, num_rows: int, better: str) -> tuple[str, str]
         return "cannot tell", ", and no number of rows of practical size would tell"
     about = max(1.0, float(f"{more:.2g}"))
     return "cannot tell", f"; about {about:,.0f} more rows would tell, if the difference stays as it is"
+
+
+def as_values(intervals: dict[str, Interval]) -> dict[str, dict[str, float]]:
+    return {name: {"value": i.value, "low": i.low, "high": i.high} for name, i in intervals.items()}

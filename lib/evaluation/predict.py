@@ -11,13 +11,14 @@ from lib.data import rows as encoded_rows
 from lib.data import sources, splits
 from lib.evaluation import evaluate
 from lib.evaluation.rescore import OTHER, best_checkpoint, index_of
+from lib.evaluation.scoring import built
 from lib.files import write_csv, write_lines
-from lib.models.offload import give_back_at_once
+from lib.models.offload import give_back_at_once, stored
 from lib.models.placement import place
 from lib.recipe import Example, Recipe
 from lib.retrieval import contexts
+from lib.runs import resume
 from lib.runs.folder import RunFolder
-from lib.runs.prepare import token_budget_of
 from lib.task import Task
 from lib.tasks import make as make_task
 from lib.training import dist, precision
@@ -43,9 +44,9 @@ def predict(run: Path, data: str, out: Path | None, offload: Path | None, thread
     if offload is not None:
         give_back_at_once()
     folder = RunFolder(run)
-    config = folder.config()
-    recipe = recipes.load(config.recipe)
     best = best_checkpoint(folder)
+    config = resume.as_trained(folder, best)
+    recipe = recipes.load(config.recipe)
     if threads is not None and not 0 < threads <= MOST_THREADS:
         raise ValueError(f"--threads is {threads}; it must be from 1 to {MOST_THREADS}")
     out = out or folder.path / "predicted" / f"{Path(data).stem or 'data'}.jsonl"
@@ -55,14 +56,16 @@ def predict(run: Path, data: str, out: Path | None, offload: Path | None, thread
     stop = StopFlag()
     index = index_of(config, recipe, folder)
     if index is not None:
-        found = contexts.retrieve({OTHER: examples}, config.data, index, stop.raise_if_requested)
+        found = contexts.retrieve(
+            {OTHER: examples}, config.data, index, folder.path.parent, stop.raise_if_requested
+        )
         examples = found.splits[OTHER]
     world = dist.setup(threads or folder.record()["environment"]["threads"])
     task = make_task(recipe, config, best)
     precision_name = precision.resolve(config.optim.precision, world.device, task.model_type)
     encoded = encoded_rows.pack(task.encode(examples, stop.raise_if_requested))
-    model = _model(task, best, offload, world, precision_name)
-    said = evaluate.predict(model, task, encoded, token_budget_of(best), world, precision_name, stop)
+    model = _model(task, folder, best, offload, world, precision_name)
+    said = evaluate.predict(model, task, encoded, config.optim.token_budget, world, precision_name, stop)
     out.parent.mkdir(parents=True, exist_ok=True)
     if index is not None:
         found.write(out.with_suffix(CONTEXTS))
@@ -97,7 +100,11 @@ def read(config: Config, recipe: Recipe, data: str) -> tuple[list[Example], int]
     return rows, len(found.rejected)
 
 
-def _model(task: Task, best: Path, offload: Path | None, world: World, precision_name: str) -> nn.Module:
+def _model(
+    task: Task, folder: RunFolder, best: Path, offload: Path | None, world: World, precision_name: str
+) -> nn.Module:
     if offload is None:
-        return place(task.build(best), world.device, precision_name)
-    return task.build_on_disk(best, offload, world.device, precision_name)
+        return place(built(task, folder, best), world.device, precision_name)
+    model = task.build_on_disk(best, offload, world.device, precision_name)
+    resume.check_base(folder, model, task, weights=stored(offload))
+    return model

@@ -4,6 +4,7 @@ What a run does not have (labels, probabilities, a log) is left out. Texts of a 
 template escapes everything but our own plots, and the page's policy forbids scripts and requests.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -199,7 +200,8 @@ def _curves(lines: list[dict[str, Any]], recipe: Recipe) -> Curves | None:
     score = next((name for line in kinds["validation"] for name in line["scores"]), None)
     points = [(line["step"], line["scores"][score]) for line in kinds["validation"]]
     choose = min if recipe.better == "lower" else max
-    best = choose(points, key=lambda point: point[1], default=None)
+    finite = [point for point in points if math.isfinite(point[1])]  # the rest is never the best
+    best = choose(finite, key=lambda point: point[1], default=None)
     window = max(1, len(kinds["train"]) // 20) | 1  # odd, so that it has a middle
     curves = Curves(train, window, score, points, best, kinds["skipped"])
     curves.plots.update({name: _plot(curves, width) for name, width in WIDTHS.items()})

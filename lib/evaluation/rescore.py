@@ -11,14 +11,13 @@ from lib.config import MOST_THREADS, Config
 from lib.console import speak
 from lib.data import sources, splits
 from lib.evaluation import scoring
-from lib.exits import RepeatsError
 from lib.files import read_json, write_json
 from lib.recipe import Example, Recipe
 from lib.retrieval import contexts
 from lib.retrieval.folder import Index
 from lib.runs import resume
 from lib.runs.folder import RunFolder, new_folder
-from lib.runs.prepare import encode, token_budget_of
+from lib.runs.prepare import encode
 from lib.tasks import make as make_task
 from lib.training import checkpoint, dist
 from lib.training.signals import StopFlag
@@ -38,12 +37,11 @@ def rescore(
     if threads is not None and not 0 < threads <= MOST_THREADS:
         raise ValueError(f"--threads is {threads}; it must be from 1 to {MOST_THREADS}")
     folder = RunFolder(run)
-    config = folder.config()
+    best = fetched_checkpoint(folder) if from_artifact else best_checkpoint(folder)
+    config = resume.as_trained(folder, best)
     recipe = recipes.load(config.recipe)
-    best = fetched_checkpoint(folder, config) if from_artifact else best_checkpoint(folder)
     stop = StopFlag()
     world = dist.setup(threads or folder.record()["environment"]["threads"])
-    config = replace(config, optim=replace(config.optim, token_budget=token_budget_of(best)))
     task = make_task(recipe, config, best)
     examples = own_examples(config, recipe, folder)
     split = split or "test"
@@ -56,11 +54,11 @@ def rescore(
     try:
         if index is not None:
             rows = {OTHER: examples[OTHER]}
-            found = contexts.retrieve(rows, config.data, index, stop.raise_if_requested)
+            found = contexts.retrieve(rows, config.data, index, folder.path.parent, stop.raise_if_requested)
             found.write(into.path / contexts.FILE)
             examples |= found.splits
         encode(task, {split: examples[split]}, into, stop)
-        scores = scoring.score(config, recipe, task, into, best, examples, (split,), (), world, stop)
+        scores = scoring.score(config, recipe, task, folder, into, best, examples, (split,), (), world, stop)
         shutil.rmtree(into.encoded)
         write_json(into.path / "scores.json", scores | {"data": data})
     except BaseException:
@@ -72,19 +70,19 @@ def rescore(
 def best_checkpoint(folder: RunFolder) -> Path:
     """The best checkpoint, verified. Raises ValueError when there is none, RepeatsError when it is
     damaged."""
+    folder.config()  # raises when this is no run folder at all
     link = folder.checkpoints / "best"
     best = (link if link.exists() else folder.checkpoints / "last").resolve()
     if not best.is_dir():
         raise ValueError(f"{folder.path} has no checkpoint yet; let the run reach its first evaluation")
-    problem = checkpoint.verify(best)
-    if problem:
-        raise RepeatsError(f"{best} is not used: {problem}")
+    checkpoint.require_whole(best)
     return best
 
 
-def fetched_checkpoint(folder: RunFolder, config: Config) -> Path:
+def fetched_checkpoint(folder: RunFolder) -> Path:
     """The best checkpoint as wandb's artifact has it, verified by its own manifest; when it cannot be had,
     that of the run folder, which has the same bytes."""
+    config = folder.config()
     if config.tracking.wandb != "online":
         speak(f"this run was followed with --wandb {config.tracking.wandb}: read from its folder")
         return best_checkpoint(folder)

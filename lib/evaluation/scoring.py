@@ -4,12 +4,15 @@ evaluate.py."""
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from lib.config import Config
 from lib.data import rows as encoded_rows
 from lib.evaluation import evaluate, hits, summary
 from lib.models.placement import place
 from lib.recipe import Example, Recipe
 from lib.runs.folder import RunFolder
+from lib.runs.resume import check_base
 from lib.task import Task
 from lib.training import precision
 from lib.training.dist import World
@@ -20,6 +23,7 @@ def score(
     config: Config,
     recipe: Recipe,
     task: Task,
+    run: RunFolder,
     folder: RunFolder,
     best: Path,
     examples: dict[str, list[Example]],
@@ -29,11 +33,12 @@ def score(
     stop: StopFlag | None,
 ) -> dict[str, Any]:
     """What scores.json holds, and predictions/<split>.jsonl written by rank 0. Every rank computes its share
-    of the encoded rows in `folder`; other ranks than 0 get no splits back. `unscored` splits are predicted
-    only."""
+    of the encoded rows in `folder` (that of `run`, or one for other rows); other ranks than 0 get no splits
+    back. `unscored` splits are predicted only. Raises CheckError when the run's base is another by now."""
     precision_name = precision.resolve(config.optim.precision, world.device, task.model_type)
-    model = place(task.build(best), world.device, precision_name)
-    found: dict[str, Any] = {"checkpoint": best.name, "precision": precision_name, "splits": {}}
+    model = place(built(task, run, best), world.device, precision_name)
+    found: dict[str, Any] = {"checkpoint": best.name, "precision": precision_name}
+    found |= {"token_budget": config.optim.token_budget, "splits": {}}
     for split in (*splits, *unscored):
         rows = encoded_rows.load(folder.encoded / split)
         said = evaluate.predict(model, task, rows, config.optim.token_budget, world, precision_name, stop)
@@ -49,3 +54,10 @@ def score(
                 summed["retrieval"] = retrieval
                 summed["warnings"] += hits.warnings(retrieval, examples[split])
     return found
+
+
+def built(task: Task, run: RunFolder, best: Path) -> nn.Module:
+    """The model of a run's checkpoint. Raises CheckError when the base it stands on is another by now."""
+    model = task.build(best)
+    check_base(run, model, task)
+    return model

@@ -98,9 +98,9 @@ def summarize(
 ) -> dict[str, Any]:
     """What scores.json holds for one split."""
     found: dict[str, Any] = {"num_rows": len(predictions), "warnings": warnings(recipe, predictions, beside)}
-    found["scores"] = as_values(metrics.intervals(predictions, recipe.score))
+    found["scores"] = metrics.as_values(metrics.intervals(predictions, recipe.score))
     found["baselines"] = {
-        name: as_values(metrics.intervals(rows, recipe.score)) for name, rows in beside.items()
+        name: metrics.as_values(metrics.intervals(rows, recipe.score)) for name, rows in beside.items()
     }
     if all("label" in row for row in predictions):
         classes = max(len(row["probabilities"]) for row in predictions)
@@ -108,10 +108,6 @@ def summarize(
         found["confusion"] = metrics.confusion(predictions, classes)
         found["num_false"] = metrics.num_false(predictions)
     return found
-
-
-def as_values(intervals: dict[str, metrics.Interval]) -> dict[str, dict[str, float]]:
-    return {name: {"value": i.value, "low": i.low, "high": i.high} for name, i in intervals.items()}
 
 
 def warnings(

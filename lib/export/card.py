@@ -15,6 +15,7 @@ from lib import recipe as recipes
 from lib.config import Config, flatten, to_dict
 from lib.data import text
 from lib.data.splits import side_of
+from lib.export.check import is_adapter, open_task
 from lib.files import read_json, write_json
 from lib.models import adapters, backbone
 from lib.recipe import Example, Recipe
@@ -87,7 +88,7 @@ def render(folder: RunFolder, config: Config, export: Path, full: bool, checked:
     path = folder.path / "scores.json"
     splits = read_json(path)["splits"] if path.exists() else {}
     base, data = base_of(config), data_of(config, record)
-    adapter = (export / adapters.WEIGHTS).exists()
+    adapter = is_adapter(export)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -151,16 +152,14 @@ def _settings(config: Config) -> dict[str, Any]:
     """Dotted key -> value of everything that decides numbers, paths cut to their last part."""
     parts = {key: value for key, value in to_dict(config).items() if key not in HIDDEN}
     flat = flatten(parts)
-    for key in ("data.data", "model.model"):
-        if Path(flat[key]).exists():
+    for key in ("data.data", "data.index", "model.model"):
+        if flat[key] and Path(flat[key]).exists():
             flat[key] = Path(flat[key]).name
     return flat
 
 
 def _example_values(recipe: Recipe, config: Config, export: Path, adapter: bool) -> dict[str, Any]:
     """What the example in the card needs to know of the model."""
-    from lib.export.check import open_task
-
     task = open_task(config, export)
     specials = text.specials_of(task.tokenizer)
     example = _example(recipe, config)

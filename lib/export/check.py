@@ -21,13 +21,13 @@ from lib.data.loader import evaluation_batches
 from lib.data.text import prepare_tokenizer
 from lib.evaluation import evaluate
 from lib.evaluation.rescore import best_checkpoint
-from lib.files import read_json, read_lines
+from lib.files import read_lines
 from lib.models import adapters, heads
 from lib.models.backbone import AUTO_CLASSES
 from lib.models.placement import place
 from lib.recipe import Prediction
 from lib.runs.folder import RunFolder
-from lib.runs.prepare import token_budget_of
+from lib.runs.resume import as_trained
 from lib.task import Task
 from lib.tasks import make as make_task
 from lib.training import dist
@@ -77,13 +77,15 @@ def open_model(config: Config, task: Task, folder: Path) -> nn.Module:
 def score(run: RunFolder, folder: Path, examples: list[Any]) -> dict[str, Any]:
     """How far the export's probabilities are from the stored ones: in the batches of the run's own
     evaluation, longest rows first, until enough rows were compared."""
-    config, precision = run.config(), read_json(run.path / "scores.json")["precision"]
+    best = best_checkpoint(run)
+    config = as_trained(run, best)
+    precision = config.optim.precision
     world = dist.setup(run.record()["environment"]["threads"])
     task = open_task(config, folder)
     model = place(open_model(config, task, folder), world.device, precision).eval()
     rows = encoded_rows.pack(task.encode(examples, lambda: None))
     said: list[Prediction] = []
-    for batch in evaluation_batches(rows, token_budget_of(best_checkpoint(run))):
+    for batch in evaluation_batches(rows, config.optim.token_budget):
         if len(said) < ENOUGH:
             said += evaluate.answer(model, task, rows, batch.rows, world, precision)
     stored = {row["id"]: row for row in read_lines(run.predictions("test"))}

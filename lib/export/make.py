@@ -25,12 +25,12 @@ from lib.config import Config
 from lib.evaluation.rescore import best_checkpoint, own_examples
 from lib.exits import CheckError, RepeatsError
 from lib.export import card
+from lib.export.check import is_adapter
 from lib.files import fsync_folder, read_json, write_text
-from lib.models import adapters, merging
-from lib.runs import record
+from lib.models import merging
 from lib.runs.folder import RunFolder
 from lib.runs.record import ROOT
-from lib.runs.resume import check_fingerprints
+from lib.runs.resume import as_trained, check_base
 from lib.tasks import make as make_task
 from lib.training.signals import SIGNALS
 
@@ -59,8 +59,8 @@ def export(run: Path, out: Path, adapter_only: bool, base: Base | None, check: b
     """Write `out`. Raises ValueError (no such run, `out` is taken), RepeatsError (damaged checkpoint),
     CheckError (another base, other probabilities)."""
     folder = RunFolder(run)
-    config = folder.config()
     best = best_checkpoint(folder)
+    config = as_trained(folder, best)
     _refuse(config, adapter_only, base)
     _refuse_taken(out)
     rows = _rows_to_check(folder, config) if check else None
@@ -151,9 +151,8 @@ def _write(folder: RunFolder, config: Config, best: Path, into: Path, adapter_on
     """Weights, tokenizer and head."""
     task = make_task(recipes.load(config.recipe), config, best)
     model: Any = task.build(best)
-    if found := record.base_fingerprint(model, task):
-        advice = "take the base that the run began with (and a machine of the same kind, if it is quantized)"
-        check_fingerprints({"base": folder.record()["base"]}, found, advice)
+    advice = "take the base that the run began with (and a machine of the same kind, if it is quantized)"
+    check_base(folder, model, task, advice)
     if adapter_only:
         for path in (best / "adapter").iterdir():
             shutil.copyfile(path, into / path.name)
@@ -201,7 +200,7 @@ def _check(folder: RunFolder, config: Config, beside: Path, rows: list[Any], ful
         words = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise CheckError(f"the exported files cannot be scored, so nothing was exported:\n{words}")
     found = json.loads(done.stdout.splitlines()[-1])
-    limit = bound(folder, config, (beside / adapters.WEIGHTS).exists(), found["where"], found["torch"])
+    limit = bound(folder, config, is_adapter(beside), found["where"], found["torch"])
     checked = Checked(found["rows"], found["largest"], None if full else limit)
     if checked.bound is not None and not checked.largest <= checked.bound:
         raise CheckError(

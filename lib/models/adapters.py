@@ -60,7 +60,7 @@ def lora_config(adapter: AdapterConfig, backbone: nn.Module) -> Any:
         bias=adapter.lora_bias,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
         # nobody reads it here, so nothing there would train
-        exclude_modules=r".*pooler\..*" if pooled else None,
+        exclude_modules=r"(.*\.)?pooler(\..*)?" if pooled else None,
         use_rslora=adapter.lora_rslora,
         modules_to_save=list(adapter.lora_save) or None,
         layers_to_transform=list(adapter.lora_layers) or None,
@@ -120,6 +120,12 @@ def load(backbone: Any, folder: Path) -> None:
             f"have no place here, {min(differing)} for one"
         )
     peft.set_peft_model_state_dict(backbone, found)
+
+
+def kept_names(backbone: Any, state: dict[str, Tensor]) -> set[str]:
+    """The names in `state` of what `save` writes, whether it trains or not (nobody reads a pooler's bias)."""
+    written = {id(tensor) for tensor in _adapter_state(backbone, state).values()}
+    return {name for name, tensor in state.items() if id(tensor) in written}
 
 
 def _adapter_state(backbone: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ import difflib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,12 +70,9 @@ class Described:
     tokenizer: Any
     commit: str | None = None
     """The commit of a hub model; None for a folder or a toy, or when the hub cannot be reached."""
-
-    @property
-    def where(self) -> dict[str, Any]:
-        """The words that tell transformers which version to read, and never to run a repository's code
-        (with a terminal it would ask)."""
-        return _where(self.source, self.commit)
+    where: dict[str, Any] = field(default_factory=dict)
+    """The words that tell transformers which version to read, and never to run a repository's code (with a
+    terminal it would ask)."""
 
     def fingerprint(self) -> str:
         """sha256 of the model's configuration: what its weights mean."""
@@ -102,10 +99,11 @@ def describe(model: ModelConfig, family: str) -> Described:
     commit = None
     if not Path(source).exists():
         with suppress(hub.UnreachableError):  # then what an earlier download left will do
-            commit = hub.commit_of("model", source, "main")
+            commit = hub.commit_of("model", source, model.model_revision)
+    where = _where(source, commit, model.model_revision)
     try:
-        config = transformers.AutoConfig.from_pretrained(source, **_where(source, commit))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **_where(source, commit))
+        config = transformers.AutoConfig.from_pretrained(source, **where)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"--model {model.model} cannot be loaded{_meant(model.model)}: {hub.first_line(error)} (it takes "
@@ -125,7 +123,7 @@ def describe(model: ModelConfig, family: str) -> Described:
         )
     config, tokenizer = _with_dropout(config, model), prepare_tokenizer(tokenizer)
     config.use_cache = False  # keys and values of earlier tokens serve generation only
-    return Described(model.model, source, config, tokenizer, commit)
+    return Described(model.model, source, config, tokenizer, commit, where)
 
 
 def _meant(name: str) -> str:
@@ -134,12 +132,12 @@ def _meant(name: str) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def _where(source: str, commit: str | None) -> dict[str, Any]:
+def _where(source: str, commit: str | None, revision: str) -> dict[str, Any]:
     words: dict[str, Any] = {"trust_remote_code": False}
     if commit is not None:
         words["revision"] = commit
     elif not Path(source).exists():
-        words["local_files_only"] = True
+        words |= {"revision": revision, "local_files_only": True}
     return words
 
 
@@ -244,10 +242,11 @@ def pooling(config: Any, asked: str) -> str:
     return "last" if is_causal(config) else "mean"
 
 
-def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """sha256 over weights and their names."""
+def fingerprint(weights: Mapping[str, Tensor], names: Iterable[str] | None = None) -> str:
+    """sha256 over weights and their names: all of them, or those with `names`."""
     found = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
+    for name in sorted(weights if names is None else names):
         found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        # flat: a single number has no dimension that could be seen as bytes
+        found.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from lib.data.collate import Grouped
 from lib.data.tree import Continuations, Trees
 from lib.models.adapters import plain
-from lib.models.heads import Encoder, new_head
+from lib.models.heads import Encoder, in_float32, new_head
 
 # Logits that exist at once: 2**25 float32 numbers are 128 MiB. More are made in pieces, and once more in the
 # backward pass, which costs a third of the output layer's time.
@@ -57,7 +57,7 @@ class OptionEncoder(Encoder):
         self.head = new_head(self.hidden_size, self.hidden_size, 1, seed)
 
     def forward(self, options: Options) -> Tensor:
-        scores = self.head(self.encode(options.grouped)).float().squeeze(1)  # (options,)
+        scores = in_float32(self.head, self.encode(options.grouped)).squeeze(1)  # (options,)
         return by_row(scores, options.widths)
 
 
@@ -68,6 +68,10 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.backbone, self.option_score = backbone, option_score
         self.frozen = tuple(frozen)  # a tuple: not registered a second time
+
+    def called(self) -> list[Any]:
+        """The modules of the backbone whose forward runs."""
+        raise NotImplementedError
 
     def train(self, mode: bool = True) -> "LanguageModel":
         super().train(mode)
@@ -101,8 +105,11 @@ def log_probabilities(output: Any, states: Tensor, targets: Tensor) -> Tensor:
 class CausalChooser(LanguageModel):
     """A decoder: context and question are computed once for all options of a row."""
 
+    def called(self) -> list[Any]:
+        return [plain(self.backbone).base_model]
+
     def forward(self, trees: Trees) -> Tensor:
-        inner = plain(self.backbone).base_model
+        (inner,) = self.called()
         states = [
             inner(
                 input_ids=group.ids, position_ids=group.positions, attention_mask=group.mask()
@@ -140,9 +147,12 @@ class Pairs:
 class Seq2SeqChooser(LanguageModel):
     """An encoder-decoder (T5): the encoder runs once a row."""
 
+    def called(self) -> list[Any]:
+        return [self.backbone.get_encoder(), self.backbone.get_decoder()]
+
     def forward(self, pairs: Pairs) -> Tensor:
         config = self.backbone.config
-        encoder, decoder = self.backbone.get_encoder(), self.backbone.get_decoder()
+        encoder, decoder = self.called()
         most = max(group.ids.shape[1] for group in pairs.sources.groups)
         states, masks = [], []
         for group in pairs.sources.groups:

@@ -60,8 +60,9 @@ def freeze(backbone: nn.Module, what: str) -> list[nn.Module]:
     if what == "all":
         frozen = [backbone]
     else:
-        frozen = [module for name, module in backbone.named_modules() if name in BEFORE_BLOCKS]
-        frozen += [block for _, blocks in stacks(backbone) for block in list(blocks)[: len(blocks) // 2]]
+        inner = getattr(backbone, "base_model", backbone)  # without a language model's output layer
+        frozen = [module for name, module in inner.named_modules() if name in BEFORE_BLOCKS]
+        frozen += [block for _, blocks in stacks(inner) for block in list(blocks)[: len(blocks) // 2]]
     for module in frozen:
         module.requires_grad_(False)
     return frozen

@@ -40,6 +40,10 @@ class Encoder(nn.Module):
         config = self.backbone.config
         return config.hidden_size if hasattr(config, "hidden_size") else config.dim
 
+    def called(self) -> list[Any]:
+        """The modules of the backbone whose forward runs."""
+        return [self.backbone]
+
     def train(self, mode: bool = True) -> "Encoder":
         """Frozen parts stay in evaluation mode: dropout there would be noise that nothing can learn from."""
         super().train(mode)
@@ -71,6 +75,14 @@ def new_head(num_inputs: int, hidden: int, num_outputs: int, seed: int) -> nn.Se
         return nn.Sequential(nn.Linear(num_inputs, hidden), nn.GELU(), nn.Linear(hidden, num_outputs))
 
 
+def in_float32(head: nn.Module, vectors: Tensor) -> Tensor:
+    """A small head on float32 vectors. Under autocast its outputs would have 8 bits, and unlike rows the same
+    score."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        found: Tensor = head(vectors)
+    return found
+
+
 class Classifier(Encoder):
     """The vectors of a row's texts side by side, a hidden layer, the classes."""
 
@@ -96,7 +108,7 @@ class Classifier(Encoder):
     def logits(self, vectors: Tensor) -> Tensor:
         """(rows, texts, hidden) -> (rows, classes) in float32. With two classes there is one output, the
         logit of the second against 0, and cross-entropy is binary cross-entropy."""
-        outputs = self.head(vectors.flatten(1)).float()
+        outputs = in_float32(self.head, vectors.flatten(1))
         return F.pad(outputs, (1, 0)) if outputs.shape[1] == 1 else outputs
 
     def forward(self, grouped: Grouped) -> Tensor:

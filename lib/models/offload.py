@@ -14,12 +14,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lib.files import write_json
+from lib.files import read_json, write_json
 from lib.models import adapters
 from lib.models.freezing import stacks
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
 LARGE = 1 << 18  # bytes
+INDEX = "index.json"
 WRAPPED = "base_model.model."  # what peft puts before every name
 
 
@@ -40,6 +41,11 @@ class OnDisk(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.index)
+
+
+def stored(folder: Path) -> OnDisk:
+    """The weights of the model whose index is in `folder`, by their names in the whole model's state."""
+    return OnDisk({f"backbone.{name}": entry for name, entry in read_json(folder / INDEX).items()})
 
 
 def give_back_at_once() -> None:
@@ -73,7 +79,7 @@ def run_from_disk(
     backbone.requires_grad_(False)  # autocast would keep a bfloat16 copy of what may train
     index = _index(backbone, files, adapter)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "index.json", index)
+    write_json(folder / INDEX, index)
     weights, plain = OnDisk(index), adapters.plain(backbone)
     prefix = WRAPPED if adapters.is_adapted(backbone) else ""
     tables = [plain.get_input_embeddings(), plain.get_output_embeddings()]

@@ -9,6 +9,7 @@ asked how likely each option is after context and question.
         --model microsoft/deberta-v3-large --batch 16                                     # not measured
 """
 
+import math
 import random
 from collections.abc import Sequence
 from string import ascii_uppercase
@@ -104,9 +105,12 @@ def to_example(row: Row) -> Example:
 def _from_choices(row: Row) -> tuple[str, list[str], list[str]]:
     """(question, letters, options) of ai2_arc's and openbookqa's columns."""
     choices = row["choices"]
-    if not isinstance(choices, dict) or not {"text", "label"} <= choices.keys():
+    texts, labels = (choices.get("text"), choices.get("label")) if isinstance(choices, dict) else (None, None)
+    if not isinstance(texts, list | tuple) or not isinstance(labels, list | tuple):
         raise ValueError('choices must be {"text": [...], "label": [...]}')
-    letters, options = [str(label) for label in choices["label"]], [_option(text) for text in choices["text"]]
+    if len(texts) > len(ascii_uppercase):
+        raise ValueError(f"there are {len(texts)} options, more than {len(ascii_uppercase)}")
+    letters, options = [str(label) for label in labels], [_option(text) for text in texts]
     if len(letters) != len(options):
         raise ValueError(f"{len(options)} options under {len(letters)} labels")
     return row["question"] if "question" in row else row["question_stem"], letters, options
@@ -124,7 +128,7 @@ def _from_columns(row: Row) -> tuple[list[str], list[str]]:
 
 
 def _option(text: object, letter: str = "") -> str:
-    if isinstance(text, bool | int | float):  # a column of numbers read from parquet
+    if isinstance(text, bool | int | float) and math.isfinite(text):  # a column of numbers read from parquet
         text = str(text)
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"option {letter} is {text!r}, expected text".replace("  ", " "))
@@ -141,8 +145,7 @@ def score(predictions: Sequence[Prediction]) -> Scores:
 
 def submission(prediction: Prediction) -> Row:
     """Kaggle's form: the three likeliest letters."""
-    ranked = sorted(range(len(prediction["probabilities"])), key=lambda i: -prediction["probabilities"][i])
-    return {"id": prediction["id"], "prediction": " ".join(ascii_uppercase[i] for i in ranked[:3])}
+    return {"id": prediction["id"], "prediction": " ".join(prediction["ranking"][:3])}
 
 
 def features(example: Example) -> list[list[float]]:

@@ -34,7 +34,8 @@ from lib.retrieval.progress import Progress
 from lib.retrieval.shards import CHECKED, shard_file
 from lib.training.signals import StopFlag
 
-CHECK_EVERY = 10_000  # items read between two looks at what was rejected, and at signals
+CHECK_EVERY = 10_000  # items read between two looks at signals
+MOST_LISTED = 10_000  # broken lines kept to be shown
 
 
 @dataclass(frozen=True)
@@ -128,28 +129,27 @@ class Builder:
 
     def _survey(self) -> None:
         """Read the whole file once, before hours of embedding: count its passages, refuse a broken one."""
-        self.total, rejected, ids = 0, [], array("q")
+        rejected: list[Rejected] = []
+        self.total, number, ids = 0, 0, array("q")
         for number, item in enumerate(self.source.items(0), 1):
-            if isinstance(item, Rejected):
-                rejected.append(item)
-            else:
+            if not isinstance(item, Rejected):
                 self.total += 1
                 ids.append(hash(item.id))  # 8 bytes each: millions of texts would not fit
+            elif len(rejected) < MOST_LISTED:  # not a whole dump of broken lines in memory
+                rejected.append(item)
             if number % CHECK_EVERY == 0:
                 self._raise_if_stopped()
-                if len(rejected) >= CHECK_EVERY:  # not a whole dump of broken lines in memory
-                    self._refuse_rejected(rejected, number)
-        self._refuse_rejected(rejected, self.total + len(rejected))
+        self._refuse_rejected(rejected, number - self.total, number)
         doubled = self.total - len(np.unique(np.frombuffer(ids, np.int64)))
         if doubled:
             speak(f"WARNING: {doubled} passages have the id of another: hit@k cannot tell them apart")
 
-    def _refuse_rejected(self, rejected: list[Rejected], num_read: int) -> None:
+    def _refuse_rejected(self, rejected: list[Rejected], num_rejected: int, num_read: int) -> None:
         if rejected:
             write_lines(self.out / "rejected.jsonl", map(dataclasses.asdict, rejected))
         config = DataConfig(max_rejected=self.max_rejected)
-        splits.refuse_rejected(Examples({}, rejected, num_read), config)
-        if num_read == len(rejected):
+        splits.refuse_rejected(Examples({}, rejected, num_read), config, num_rejected)
+        if num_read == num_rejected:
             raise ValueError(f"{self.source.name} holds no passages")
 
     def _begin(self, begun: dict[str, Any] | None, embedder: Embedder) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Builder:
                 rejected += broken
                 self.num_rejected = len(rejected)
                 if self.total is None:  # a stream: nobody has looked at all of it
-                    self._refuse_rejected(rejected, num_read)
+                    self._refuse_rejected(rejected, len(rejected), num_read)
                 progress.step(len(passages))
                 passages.clear()  # before the next shard is read
         if not done and not progress.done:

@@ -12,10 +12,13 @@ from typing import Any
 from lib.config import DataConfig
 from lib.files import read_lines, write_lines
 from lib.recipe import Example, Recipe
+from lib.retrieval.cache import Cache
 from lib.retrieval.folder import Index, open_index
-from lib.retrieval.search import Found, Searcher
+from lib.retrieval.progress import Progress
+from lib.retrieval.search import QUERIES, Found, Searcher
 
 FILE = "contexts.jsonl"
+CACHE = ".contexts"  # beside the runs of a recipe
 Splits = dict[str, list[Example]]
 
 
@@ -55,25 +58,43 @@ class Retrieved:
             write_lines(file, self.lines)
 
 
-def retrieve(splits: Splits, config: DataConfig, index: Index, between: Callable[[], None]) -> Retrieved:
-    """Contexts for the rows that are to get one. `between` runs now and then and may raise to stop."""
+def retrieve(
+    splits: Splits, config: DataConfig, index: Index, runs: Path, between: Callable[[], None]
+) -> Retrieved:
+    """Contexts for the rows that are to get one. What is found is kept under `runs` at once. `between` runs
+    now and then and may raise to stop."""
     rows = [row for split in splits.values() for row in wanting(split, config)]
     if not rows:
         fact = "every row has a context of its own: --index is not asked (--context retrieved would)"
         return Retrieved(splits, [], [fact])
-    searcher = Searcher(index)
-    found = searcher.search(
-        [query_of(row) for row in rows], config.index_passages, config.max_length, between
-    )
-    by_id = {row["id"]: said for row, said in zip(rows, found, strict=True)}
+    cache = Cache(runs / CACHE, index, config.index_passages, config.max_length)
+    queries = list(dict.fromkeys(map(query_of, rows)))
+    # whole groups, the same whenever it is asked: vectors round by what they are embedded with
+    groups = [queries[begin : begin + QUERIES] for begin in range(0, len(queries), QUERIES)]
+    new = [group for group in groups if any(query not in cache for query in group)]
     total = sum(map(len, splits.values()))
     facts = [f"contexts for {len(rows)} of {total} rows from {index.path}"]
-    if searcher.num_cut:
-        facts.append(
-            f"{searcher.num_cut} queries were longer than {searcher.embedder.max_length} tokens and cut"
-        )
+    if len(new) < len(groups):
+        facts.append(f"{len(queries) - sum(map(len, new))} of them were found before, by {cache.file}")
+    if new:
+        facts += _search(new, config, index, cache, between)
+    by_id = {row["id"]: cache[query_of(row)] for row in rows}
     lines = [said.as_line(identity) for identity, said in by_id.items()]
     return Retrieved(_put(splits, config, by_id), lines, facts)
+
+
+def _search(
+    groups: list[list[str]], config: DataConfig, index: Index, cache: Cache, between: Callable[[], None]
+) -> list[str]:
+    """Fill the cache; what is to be said of it."""
+    searcher = Searcher(index)
+    with Progress(0, sum(map(len, groups)), "queries") as progress:
+        for group in groups:
+            cache.add(group, searcher.search(group, config.index_passages, config.max_length, between))
+            progress.step(len(group))
+    if not searcher.num_cut:
+        return []
+    return [f"{searcher.num_cut} queries were longer than {searcher.embedder.max_length} tokens and cut"]
 
 
 def kept(splits: Splits, config: DataConfig, file: Path) -> Splits:

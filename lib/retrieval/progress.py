@@ -8,15 +8,16 @@ from lib.console import speak
 
 
 class Progress:
-    """Passages done, of how many (None: nobody knows)."""
+    """How many are done (passages, queries), of how many (None: nobody knows)."""
 
-    def __init__(self, done: int, total: int | None) -> None:
+    def __init__(self, done: int, total: int | None, what: str = "passages") -> None:
+        self.what = what
         self.begun_at, self.done, self.total, self.began_s = done, done, total, time.monotonic()
         self.bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, initial=done, unit="passages", dynamic_ncols=True)
+            self.bar = tqdm(total=total, initial=done, unit=what, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
         return self
@@ -29,7 +30,7 @@ class Progress:
         rate = (self.done - self.begun_at) / (time.monotonic() - self.began_s)
         of = f" of {self.total}" if self.total else ""
         left = f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left" if self.total else ""
-        speak(f"{self.done}{of} passages, {rate:.0f} passages/s{left}")
+        speak(f"{self.done}{of} {self.what}, {rate:.0f} {self.what}/s{left}")
 
     def __exit__(self, *error: object) -> None:
         if self.bar is not None:

@@ -46,16 +46,8 @@ class Searcher:
         num_words: int,
         between: Callable[[], None] = lambda: None,
     ) -> list[Found]:
-        """For each query the nearest passages and a context of at most `num_words` words. `between` runs now
-        and then and may raise to stop."""
-        found: list[Found] = []
-        for begin in range(0, len(queries), QUERIES):
-            found += self._search(queries[begin : begin + QUERIES], num_passages, num_words, between)
-        return found
-
-    def _search(
-        self, queries: list[str], num_passages: int, num_words: int, between: Callable[[], None]
-    ) -> list[Found]:
+        """For each of some QUERIES queries the nearest passages and a context of at most `num_words` words.
+        `between` runs now and then and may raise to stop."""
         asked = self.embedder.embed(queries, "query", between)
         self.num_cut += asked.num_cut
         similarities, numbers = self.nearest.search(asked.vectors, num_passages)

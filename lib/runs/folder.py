@@ -160,11 +160,7 @@ def create(config: Config) -> RunFolder:
     suffix = f"-{config.tracking.name}" if config.tracking.name else ""
     try:
         path = new_folder(above, suffix)
-    except NotADirectoryError as error:
-        raise ValueError(
-            f"--runs-dir {config.tracking.runs_dir}: {error.filename} is a file, not a folder"
-        ) from error
-    except FileExistsError as error:
+    except (NotADirectoryError, FileExistsError) as error:
         raise ValueError(
             f"--runs-dir {config.tracking.runs_dir}: {error.filename} is a file, not a folder"
         ) from error

@@ -56,7 +56,6 @@ def _split(recipe: Recipe, task: Task, examples: list[Example], rows: list[Encod
             ],  # (up to so many tokens, sequences)
         },
         "rows_cut": sum(row.num_cut > 0 for row in rows),
-        "without_target": sum(row.num_targets == 0 for row in rows),
         "labels": {name: labels[name] for name in recipe.labels if labels[name]},
     }
 

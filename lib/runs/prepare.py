@@ -39,6 +39,9 @@ class Prepared:
     """Where to go on from; None for a new run."""
     token_budget: int
     precision: str
+    model_commit: str | None
+    """Of a hub model: every rank takes the same."""
+    threads: int
     facts: list[str]
     """Lines for people."""
 
@@ -46,12 +49,17 @@ class Prepared:
 def prepare(config: Config, recipe: Recipe, world: World, stop: StopFlag) -> tuple[RunFolder, Prepared]:
     """The locked folder and the facts. A new run that is refused leaves nothing behind but its rejected
     rows."""
-    task = make_task(recipe, config)
+    decision = resume.decide(config)
+    begun = _begun(decision.folder)
+    task = make_task(recipe, resume.settled(config, model_commit=begun.get("model_commit")))
     task.check()
     index = contexts.check(config.data, recipe)
     optim.check(config.optim, world.device)
-    precision_name = precision.resolve(config.optim.precision, world.device, task.model_type)
-    decision = resume.decide(config)
+    environment = begun.get("environment", {})
+    wanted = environment.get("precision", config.optim.precision)
+    precision_name = precision.resolve(wanted, world.device, task.model_type)
+    if config.compute.threads is None and environment.get("ranks") == world.size:
+        world = dataclasses.replace(world, threads=environment["threads"])  # another number rounds otherwise
     folder = decision.folder or folders.create(config)
     if decision.folder:
         folder.lock()
@@ -60,7 +68,7 @@ def prepare(config: Config, recipe: Recipe, world: World, stop: StopFlag) -> tup
             folder.write_config(config)
             _require_disk(folder, task)
         folder.write_status(phase="preparing", exit_code=None)
-        before = folder.record()["fingerprints"] if decision.folder else None
+        before = begun.get("fingerprints")
         source, examples = _read_rows(config, recipe, folder, keep_rejected=before is None)
         found = _find_contexts(config, index, examples, folder, stop)
         fingerprints = examples.fingerprints() | task.fingerprints() | {"code": record.code_fingerprint()}
@@ -77,14 +85,35 @@ def prepare(config: Config, recipe: Recipe, world: World, stop: StopFlag) -> tup
             licence=recipe.licence,
             environment=record.environment(world, precision_name),
             command=record.command(),
+            model_commit=task.described.commit,
             experiment=experiment(config),
         )
     except BaseException as error:
         _abandon(folder, decision.folder is None, error)
         raise
     budget = token_budget_of(last) if last else config.optim.token_budget
-    begin = str(last) if last else None
-    return folder, Prepared(str(folder.path), begin, budget, precision_name, facts)
+    return folder, Prepared(
+        folder=str(folder.path),
+        checkpoint=str(last) if last else None,
+        token_budget=budget,
+        precision=precision_name,
+        model_commit=task.described.commit,
+        threads=world.threads,
+        facts=facts,
+    )
+
+
+def _begun(folder: RunFolder | None) -> dict[str, Any]:
+    """What is recorded of the run that goes on; empty for a new one. Raises ValueError when it never
+    began."""
+    if folder is None:
+        return {}
+    found = folder.record()
+    if "fingerprints" not in found:
+        raise ValueError(
+            f"{folder.path} was refused or killed before it began; start over with --resume never"
+        )
+    return found
 
 
 def _require_disk(folder: RunFolder, task: Task) -> None:
@@ -128,7 +157,9 @@ def _find_contexts(
     if file.is_file():
         examples.splits = contexts.kept(examples.splits, config.data, file)
         return [f"contexts as they were found when the run began: {file}"]
-    found = contexts.retrieve(examples.splits, config.data, index, stop.raise_if_requested)
+    found = contexts.retrieve(
+        examples.splits, config.data, index, folder.path.parent, stop.raise_if_requested
+    )
     found.write(file)
     examples.splits = found.splits
     return found.facts + ([f"what was found is kept in {file}"] if found.lines else [])

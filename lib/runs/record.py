@@ -5,11 +5,12 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lib.models import backbone
 from lib.task import Task
@@ -47,11 +48,14 @@ def environment(world: World, precision: str) -> dict[str, Any]:
     return found | {"backend": world.backend, "hardware": str(world), "cores": os.cpu_count()}
 
 
-def base_fingerprint(model: nn.Module, task: Task) -> dict[str, str]:
-    """sha256 of the weights that no checkpoint keeps (a frozen base); empty where there are none."""
-    weights, kept = model.state_dict(), task.state(model)
-    base = {name: value for name, value in weights.items() if name not in kept}
-    return {"base": backbone.fingerprint(base)} if base else {}
+def base_fingerprint(
+    model: nn.Module, task: Task, weights: Mapping[str, Tensor] | None = None
+) -> dict[str, str]:
+    """sha256 of the weights that no checkpoint keeps (a frozen base); empty where there are none. `weights`
+    holds those of a model whose own are empty."""
+    state, kept = model.state_dict(), task.state(model)
+    base = [name for name in state if name not in kept]
+    return {"base": backbone.fingerprint(weights or state, base)} if base else {}
 
 
 def command() -> str:

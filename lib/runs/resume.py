@@ -1,13 +1,18 @@
 """Which run goes on when the same command is typed again, and whether it still may."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from lib.config import Config, experiment, flatten
 from lib.exits import DONE, CheckError
+from lib.files import read_json
 from lib.runs.folder import RunFolder, parent
-from lib.runs.record import code_fingerprint
+from lib.runs.record import base_fingerprint, code_fingerprint
+from lib.task import Task
 from lib.training import checkpoint
 
 
@@ -23,6 +28,8 @@ def decide(config: Config) -> Decision:
     """What `--resume` means here. Raises ValueError when the run asked for is not there or is another
     experiment."""
     wanted = config.tracking.resume
+    if config.tracking.lint_only:  # it must not write into a run that can go on
+        return Decision(None, "new run folder: --lint-only")
     if wanted == "never":
         return Decision(None, "new run: --resume never")
     if wanted != "auto":
@@ -115,3 +122,35 @@ def check_fingerprints(
                 f"the fingerprint of {key} changed since this run began ({old[key][:12]} then, "
                 f"{new[key][:12]} now), so its numbers would mean something else; {advice}"
             )
+
+
+def check_base(
+    folder: RunFolder,
+    model: nn.Module,
+    task: Task,
+    advice: str = "put it back, or start over with --resume never",
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Raises CheckError when what no checkpoint keeps (a frozen base, its tokenizer) is not what the run
+    began with. `weights`: as for base_fingerprint."""
+    if found := base_fingerprint(model, task, weights):
+        before = folder.record()
+        check_fingerprints(
+            {"base": before["base"]} | before["fingerprints"], found | task.fingerprints(), advice
+        )
+
+
+def as_trained(folder: RunFolder, best: Path) -> Config:
+    """The configuration of a run, with what it left open as the run settled it: the model's commit, the
+    precision, the token budget of its scores (of its checkpoint `best` where there are none yet)."""
+    before, scores = folder.record(), folder.path / "scores.json"
+    budget = (read_json(scores) if scores.is_file() else checkpoint.read_state(best))["token_budget"]
+    optim = {"precision": before["environment"]["precision"], "token_budget": budget}
+    return settled(folder.config(), before["model_commit"], **optim)
+
+
+def settled(config: Config, model_commit: str | None, **optim: Any) -> Config:
+    """The same configuration with what a run settled: the hub model's commit, if there is one, and fields of
+    `optim`."""
+    model = replace(config.model, model_revision=model_commit or config.model.model_revision)
+    return replace(config, optim=replace(config.optim, **optim), model=model)

@@ -64,6 +64,8 @@ def _check(config: Config, num_trials: int) -> None:
         raise ValueError(
             "--seeds: a sweep trains each setting once; train the best one with --seeds afterwards"
         )
+    if config.tracking.lint_only:
+        raise ValueError("--lint-only trains nothing; lint with scripts/train.py, then sweep")
     if len(config.tracking.name or "") > LONGEST_NAME:
         raise ValueError(
             f"--name has {len(config.tracking.name or '')} letters; a sweep's has {LONGEST_NAME}"

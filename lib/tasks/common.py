@@ -15,6 +15,7 @@ from lib.models import adapters, backbone, cpu_attention, heads, offload
 from lib.models.freezing import freeze
 from lib.recipe import Recipe
 
+BACKBONE = "backbone."  # what stands before its weights' names in a model's state
 NO_LABEL = -1  # of rows that are only to be predicted
 
 
@@ -131,7 +132,11 @@ class ModelTask:
         state = model.state_dict()
         if not self.base_stays:
             return state
-        return {name: state[name] for name, value in model.named_parameters() if value.requires_grad}
+        kept = {name for name, value in model.named_parameters() if value.requires_grad}
+        if adapters.is_adapted(model.backbone):
+            within = {name.removeprefix(BACKBONE): value for name, value in state.items() if BACKBONE in name}
+            kept |= {BACKBONE + name for name in adapters.kept_names(model.backbone, within)}
+        return {name: value for name, value in state.items() if name in kept}
 
     def save(self, model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
         heads.save(model, state, folder)

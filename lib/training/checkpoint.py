@@ -5,6 +5,7 @@ last file. Only a checkpoint whose every byte agrees with its manifest is ever l
 thread while training continues on copies made beforehand.
 """
 
+import fcntl
 import hashlib
 import json
 import math
@@ -12,19 +13,19 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from lib.exits import RepeatsError
-from lib.files import fsync_folder, read_json, write_json
+from lib.files import fsync_folder, read_json, sha256_of, write_json
 from lib.tensor_file import write_tensors
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-CHUNK = 1 << 24  # bytes hashed and written at a time
 
 
 def name_of(step: int) -> str:
@@ -34,14 +35,6 @@ def name_of(step: int) -> str:
 def step_of(folder: Path) -> int:
     """Also of a hidden one (".writing-step-000200")."""
     return int(folder.name.rpartition("step-")[2])
-
-
-def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            found.update(block)
-    return found.hexdigest()
 
 
 def _sealed(body: dict[str, Any]) -> str:
@@ -72,9 +65,15 @@ def verify(folder: Path, without: tuple[str, ...] = ()) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != entry["size"]:
             return f"{name} has {file.stat().st_size} bytes instead of {entry['size']}"
-        if _digest(file) != entry["sha256"]:
+        if sha256_of(file) != entry["sha256"]:
             return f"{name} is damaged (its sha256 differs)"
     return None
+
+
+def require_whole(folder: Path) -> None:
+    """Raises RepeatsError when a byte is not as it was written."""
+    if problem := verify(folder):
+        raise RepeatsError(f"{folder} is not used: {problem}")
 
 
 def all_in(checkpoints: Path) -> list[Path]:
@@ -134,7 +133,7 @@ def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
         fill(beside)
         files = sorted(path for path in beside.rglob("*") if path.is_file())
         entries = {
-            path.relative_to(beside).as_posix(): {"size": path.stat().st_size, "sha256": _digest(path)}
+            path.relative_to(beside).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
             for path in files
         }
         (beside / MANIFEST).write_text(
@@ -198,6 +197,18 @@ def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+@contextmanager
+def alone(checkpoints: Path) -> Iterator[None]:
+    """Ranks that run out of memory in the same step write one after the other."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    handle = os.open(checkpoints, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 class Writer:
     """Saves checkpoints in a thread of rank 0. A failure is kept and raised at the next call."""
 
@@ -229,16 +240,17 @@ class Writer:
             write_tensors(folder / "optimizer.safetensors", optimizer)
             write_json(folder / "state.json", state)
 
+        def put(step: int, best: int | None) -> None:
+            write(self.checkpoints, step, fill)
+            link(self.checkpoints, "last", step)
+            if best is not None and (self.checkpoints / name_of(best)).exists():
+                link(self.checkpoints, "best", best)
+            prune(self.checkpoints, self.keep, best, step)
+
         def work() -> None:
             try:
-                write(self.checkpoints, state["step"], fill)
-                link(self.checkpoints, "last", state["step"])
-                if (
-                    state["best_step"] is not None
-                    and (self.checkpoints / name_of(state["best_step"])).exists()
-                ):
-                    link(self.checkpoints, "best", state["best_step"])
-                prune(self.checkpoints, self.keep, state["best_step"], state["step"])
+                with alone(self.checkpoints):
+                    put(state["step"], state["best_step"])
             except BaseException as error:  # handed over to the training thread, which raises it
                 self._error = error
 

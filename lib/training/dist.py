@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -81,6 +81,12 @@ def setup(threads: int | None) -> World:
             backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None
         )
     return World(rank, size, device, backend if size > 1 else "no process group", threads)
+
+
+def with_threads(world: World, threads: int) -> World:
+    """The same world, computing with another number of threads (those a run began with)."""
+    torch.set_num_threads(threads)
+    return replace(world, threads=threads)
 
 
 def leave() -> None:

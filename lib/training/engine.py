@@ -7,7 +7,6 @@ means.
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,22 +53,22 @@ class Ddp:
         """Passes of zero weight. DDP sorts its buckets after the first one; without this, sums over three or
         more ranks would be taken in another order in the first step after a resume than without a stop."""
         for _ in range(WARM_UP_CALLS if self.world.size > 1 else 0):
-            self.backward(loss(self.forward(batch, draw=0), batch), scale=0.0, last=True)
+            self.backward(loss(self.forward(batch, draw=0, last=True), batch), scale=0.0)
         self.optimizer.zero_grad(set_to_none=self.world.size == 1)
 
-    def forward(self, batch: Any, draw: int) -> Any:
+    def forward(self, batch: Any, draw: int, last: bool) -> Any:
         """Outputs of a training pass. `draw` seeds dropout: keyed by what is computed, not by who computes
-        it."""
+        it. `last` of a step: ranks exchange gradients in the backward pass of this one only."""
         torch.manual_seed(draw)
         self.wrapped.train()
+        if self.world.size > 1:  # as DDP.no_sync does; the forward pass decides, not the backward pass
+            self.wrapped.require_backward_grad_sync = last  # type: ignore[assignment]
         with precision.autocast(self.precision, self.world.device):
             return self.wrapped(batch.inputs)
 
-    def backward(self, loss_sum: Tensor, scale: float, last: bool) -> None:
-        """Add the gradient of `loss_sum * scale`; ranks exchange gradients in the step's last call only."""
-        wait = nullcontext() if last or self.world.size == 1 else self.wrapped.no_sync()  # type: ignore[operator]
-        with wait:
-            (loss_sum * (scale * self.world.size)).backward()  # DDP averages over ranks; the promise is a sum
+    def backward(self, loss_sum: Tensor, scale: float) -> None:
+        """Add the gradient of `loss_sum * scale`."""
+        (loss_sum * (scale * self.world.size)).backward()  # DDP averages over ranks; the promise is a sum
 
     def step(self, learning_rate: float) -> StepResult:
         """Clip, update, forget the gradient. Nothing moves when the gradient is not finite; all ranks see the

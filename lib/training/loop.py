@@ -121,9 +121,10 @@ def compute(parts: Parts, step: Step) -> Done:
     for place, piece in enumerate(share):
         batch = parts.task.collate(parts.rows, piece.rows).to(parts.world.device)
         began_s = time.perf_counter()
-        output = engine.forward(batch, draw_of(seed, step.number, piece.number))
+        draw = draw_of(seed, step.number, piece.number)
+        output = engine.forward(batch, draw, last=place == len(share) - 1)
         loss_sum = parts.task.loss(output, batch)
-        engine.backward(loss_sum, piece.weight / step.num_targets, last=place == len(share) - 1)
+        engine.backward(loss_sum, piece.weight / step.num_targets)
         count(done, piece, batch, loss_sum.item(), parts.task.hits(output, batch))
         done.seconds += time.perf_counter() - began_s
     return done

@@ -28,23 +28,31 @@ def peak_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
 
 
+def give_back(device: torch.device) -> None:
+    """To the device, what nobody holds any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def probe(
     model: nn.Module,
     make_batch: Callable[[int], tuple[Any, str]],
     loss: Callable[[Any, Any], Tensor],
     token_budget: int,
+    state_bytes: int,
     world: World,
     precision_name: str,
 ) -> tuple[int, list[nn.Parameter]]:
     """Try a forward and a backward pass of the costliest micro-batch (`make_batch(budget)` gives it and its
-    description), with room held for gradients and the optimizer's state. Returns the largest of budget,
-    budget/2 ... that fits on every rank, and the parameters that a gradient reached. Raises CheckError when
-    nothing fits."""
+    description), with room held for gradients and `state_bytes` of the optimizer. Returns the largest of
+    budget, budget/2 ... that fits on every rank, and the parameters that a gradient reached. Raises
+    CheckError when nothing fits."""
     model.train()
     previous = ""
     while True:
         batch, description = make_batch(token_budget)
-        fits = _try(model, batch, loss, world, precision_name)
+        fits = _try(model, batch, loss, state_bytes, world, precision_name)
         if not dist.any_rank(not fits):
             break
         if description == previous:
@@ -59,13 +67,17 @@ def probe(
 
 
 def _try(
-    model: nn.Module, batch: Any, loss: Callable[[Any, Any], Tensor], world: World, precision_name: str
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[[Any, Any], Tensor],
+    state_bytes: int,
+    world: World,
+    precision_name: str,
 ) -> bool:
-    trainable = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     held = None
     try:
         if world.device.type == "cuda":
-            held = torch.empty(2 * trainable, dtype=torch.uint8, device=world.device)  # Adam's two moments
+            held = torch.empty(state_bytes, dtype=torch.uint8, device=world.device)
         batch = batch.to(world.device)
         with precision.autocast(precision_name, world.device):
             output = model(batch.inputs)
@@ -77,6 +89,4 @@ def _try(
         return False
     finally:
         del held
-        gc.collect()
-        if world.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(world.device)

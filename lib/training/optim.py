@@ -45,6 +45,12 @@ def make(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     return getattr(bitsandbytes.optim, made)(groups, lr=config.lr, betas=BETAS, eps=EPSILON)
 
 
+def state_bytes(model: nn.Module, config: OptimConfig) -> int:
+    """What the moments will take on the device, two for each number that trains; paged ones can leave it."""
+    each = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 0}[config.optimizer]
+    return each * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
 def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state by parameter name, empty before the first step."""
     found: dict[str, torch.Tensor] = {}

@@ -1,0 +1,48 @@
+"""What was found for a query is kept beside the runs as soon as it is found: a stop loses one group of
+queries at most, and no later run with the same index asks again."""
+
+import fcntl
+import hashlib
+import json
+from pathlib import Path
+
+from lib.retrieval.folder import Index
+from lib.retrieval.search import Found
+
+
+class Cache:
+    """query -> Found, for one index, one way to search and one version of the code that searches."""
+
+    def __init__(self, folder: Path, index: Index, num_passages: int, num_words: int) -> None:
+        code = hashlib.sha256()
+        for path in sorted(Path(__file__).parent.glob("*.py")):
+            code.update(path.read_bytes())
+        decides = json.dumps([index.fingerprint, num_passages, num_words, code.hexdigest()])
+        self.file = folder / f"{hashlib.sha256(decides.encode()).hexdigest()[:16]}.jsonl"
+        self.found: dict[str, Found] = {}
+        for line in self.file.read_bytes().split(b"\n") if self.file.is_file() else ():
+            try:
+                said = json.loads(line)
+                self.found[said["id"]] = Found.of_line(said)
+            except (ValueError, KeyError, TypeError):  # a kill cut it short: it will be found again
+                continue
+
+    def __contains__(self, query: str) -> bool:
+        return _key(query) in self.found
+
+    def __getitem__(self, query: str) -> Found:
+        return self.found[_key(query)]
+
+    def add(self, queries: list[str], found: list[Found]) -> None:
+        """Keep it on the disk, too. It begins on a line of its own, whatever a kill left behind."""
+        keys = [_key(query) for query in queries]
+        self.found |= dict(zip(keys, found, strict=True))
+        lines = [json.dumps(self.found[key].as_line(key)) for key in keys]
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another run may ask the same index
+            file.write(("\n" + "\n".join(lines) + "\n").encode())
+
+
+def _key(query: str) -> str:
+    return hashlib.sha256(query.encode("utf-8", "surrogatepass")).hexdigest()
