@@ -143,14 +143,9 @@ def _problems(config: Config) -> list[str]:
         )
     if model.init == "random" and model.freeze != "none":
         found.append(f"--init random with --freeze {model.freeze} would train on noise; use --freeze none")
-    found += _adapter_problems(config) + _retrieval_problems(config)
-    if tracking.lint_only and (tracking.seeds > 1 or config.smoke):
-        found.append("--lint-only trains nothing; leave --seeds and --smoke out")
     if compute.threads is not None and compute.threads > MOST_THREADS:
         found.append(f"--threads is {compute.threads}; use at most {MOST_THREADS}")
-    if tracking.name is not None and not re.fullmatch(r"\w[\w .+=,@-]{0,99}", tracking.name):
-        found.append(f"--name is {tracking.name!r}; use a word of up to 100 letters, digits and _ .+=,@-")
-    return found
+    return found + _adapter_problems(config) + _retrieval_problems(config) + _tracking_problems(config)
 
 
 def validate(config: Config) -> Config:
@@ -159,6 +154,15 @@ def validate(config: Config) -> Config:
     if found:
         raise ValueError("\n".join(found))
     return config
+
+
+def _tracking_problems(config: Config) -> list[str]:
+    tracking, found = config.tracking, []
+    if tracking.lint_only and (tracking.seeds > 1 or config.smoke):
+        found.append("--lint-only trains nothing; leave --seeds and --smoke out")
+    if tracking.name is not None and not re.fullmatch(r"\w[\w .+=,@-]{0,99}", tracking.name):
+        found.append(f"--name is {tracking.name!r}; use a word of up to 100 letters, digits and _ .+=,@-")
+    return found
 
 
 def _retrieval_problems(config: Config) -> list[str]:
@@ -180,6 +184,9 @@ def _adapter_problems(config: Config) -> list[str]:
     found = []
     if adapter.lora_rank < 0:
         found.append(f"--lora-rank is {adapter.lora_rank}; it must be 0 (no LoRA) or more")
+    ranks, alphas = adapter.lora_rank_pattern.values(), adapter.lora_alpha_pattern.values()
+    if any(rank < 1 for rank in ranks) or any(alpha <= 0 for alpha in alphas):
+        found.append("--lora-rank-pattern takes ranks from 1, --lora-alpha-pattern numbers above 0")
     if adapter.lora_rank and model.freeze != "none":
         found.append(
             f"--freeze {model.freeze} with --lora-rank {adapter.lora_rank}: LoRA freezes the whole backbone; "

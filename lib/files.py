@@ -21,22 +21,28 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which replaces `path` in one move when all of it was written."""
+def replacing(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
+    """A file to write to, which replaces `path` in one move when all of it was written. Raises ValueError
+    when it was to be `new` and there is one by then."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        if new:
+            os.link(beside, path)  # fails where a rename would replace
+        else:
+            beside.replace(path)
+    except FileExistsError as error:
+        raise ValueError(f"{path} was made by somebody else meanwhile and is not overwritten") from error
     finally:
         beside.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` in one move."""
-    with replacing(path) as file:
+def write_text(path: Path, text: str, new: bool = False) -> None:
+    """Replace `path` in one move, or make it `new`."""
+    with replacing(path, new) as file:
         file.write(text.encode())
 
 
@@ -60,18 +66,18 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def write_lines(path: Path, values: Iterable[Any]) -> None:
+def write_lines(path: Path, values: Iterable[Any], new: bool = False) -> None:
     """One JSON value a line, in ASCII: half an emoji or an exotic line break in a text can do no harm."""
-    write_text(path, "".join(json.dumps(value) + "\n" for value in values))
+    write_text(path, "".join(json.dumps(value) + "\n" for value in values), new)
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_csv(path: Path, rows: list[dict[str, Any]], new: bool = False) -> None:
     """A header of the first row's keys, and the rows."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, text.getvalue(), new)
 
 
 def read_lines(path: Path) -> list[Any]:

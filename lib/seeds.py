@@ -10,6 +10,7 @@ from lib.console import speak
 from lib.exits import DONE, StoppedError
 from lib.files import read_json, write_json
 from lib.runs.folder import RunFolder
+from lib.runs.resume import check_same_rows
 from lib.start import done_or_trained
 from lib.training.signals import StopFlag
 
@@ -30,6 +31,7 @@ def train(config: Config, once: Callable[..., int]) -> int:
             return code
         speak(f"seed {seed}: {run.path}")
         found[seed] = run
+        check_same_rows(list(found.values()))
     summary = summarize(found)
     path = found[seeds[-1]].path / "seeds.json"
     write_json(path, summary)

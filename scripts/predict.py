@@ -42,7 +42,7 @@ def predict(
     found = write(find(run, runs_dir), data, out, offload, threads)
     print(f"{found.num_rows} rows predicted: {found.path}")
     if found.num_rejected:
-        print(f"WARNING: {found.num_rejected} malformed rows have no prediction")
+        print(f"WARNING: {found.num_rejected} malformed rows have no prediction: {found.rejected} says why")
     if found.submission is not None:
         print(f"submission: {found.submission}")
     return exits.DONE

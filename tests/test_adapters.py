@@ -152,6 +152,32 @@ def test_an_adapter_for_another_base_is_refused(llama: str, tmp_path: Path) -> N
         adapters.load(other.backbone, tmp_path / "at" / "adapter")
 
 
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--lora-targets", "q_proj", "nix"], "--lora-targets nix: nowhere in this model; it has down_proj"),
+        (["--lora-save", "nothing"], "--lora-save nothing: nowhere in this model"),
+        (["--lora-targets", "q_proj", "--lora-save", "q_proj"], "q_proj is in --lora-targets and"),
+        (["--lora-layers", "0", "2"], "--lora-layers 2: the blocks of this model are 0 to 1"),
+        (["--lora-rank-pattern", "nothing", "8"], "--lora-rank-pattern nothing: matches nothing"),
+        (["--lora-alpha-pattern", "q_proj(", "8"], "--lora-alpha-pattern .* is no regular expression"),
+    ],
+)
+def test_each_name_of_an_adapter_is_looked_for(llama: str, flags: list[str], said: str) -> None:
+    task = task_of("--model", llama, "--lora-rank", "4", "--quantize", "none", *flags)
+    with pytest.raises(ValueError, match=said):
+        task.checkpoint_bytes()
+
+
+@pytest.mark.parametrize("targets", [["all-linear"], ["q_proj", "v_proj"]])
+def test_blocks_are_found_without_being_told_their_lists_name(llama: str, targets: list[str]) -> None:
+    flags = ["--lora-layers", "1", "--lora-targets", *targets]
+    model = task_of("--model", llama, "--lora-rank", "4", "--quantize", "none", *flags).build(None)
+    layers = {name.partition(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
+    assert all(".layers.1." in name for name in layers)
+    assert len(layers) == (7 if targets == ["all-linear"] else 2)  # q k v o, gate up down
+
+
 def test_a_target_that_is_nowhere_lists_what_there_is(llama: str) -> None:
     task = task_of("--model", llama, "--lora-rank", "4", "--quantize", "none", "--lora-targets", "q_prooj")
     with pytest.raises(

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from lib import exits, recipe, run
 from lib.command_line import parse
 from lib.data import rows as encoded_rows
+from lib.evaluation import evaluate
 from lib.evaluation.predict import predict, read
 from lib.evaluation.rescore import rescore
 from lib.exits import CheckError
@@ -86,8 +87,8 @@ def test_rows_without_a_label_are_examples_only_where_none_is_needed(name: str, 
 
     loaded = recipe.load(name)
     data = write(tmp_path / "rows.jsonl", without(loaded, 5))
-    rows, num_rejected = read(loaded.config, loaded, data)
-    assert len(rows) == 5 and num_rejected == 0 and not any("label" in row for row in rows)
+    rows, rejected = read(loaded.config, loaded, data)
+    assert len(rows) == 5 and not rejected and not any("label" in row for row in rows)
     with pytest.raises(ValueError, match="lacks the column"):  # as training reads them
         sources.load(replace(loaded.config.data, data=data), loaded)
     source = sources.Source("rows", {"train": [sources.RawRow("rows:1", without(loaded, 1)[0])]})
@@ -99,6 +100,7 @@ def test_an_empty_answer_is_still_malformed() -> None:
     row = recipe.load("boolq").sample(1, 0)[0] | {"answer": ""}
     with pytest.raises(ValueError, match="answer is ''; it must be true or false"):
         recipe.load("boolq").to_example(row)
+    assert "label" not in recipe.load("boolq").to_example(row | {"answer": None})
     pair = recipe.load("arena").sample(1, 0)[0]
     del pair["winner_tie"]  # two of three columns are no rows without labels
     with pytest.raises(KeyError, match="winner_tie"):
@@ -114,6 +116,29 @@ def test_an_adapter_on_a_base_on_the_disk_says_the_same_to_the_bit(boolq: Path, 
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["index.json"]  # and no copy of a weight
     with pytest.raises(ValueError, match="is in use for something else"):
         predict(boolq, data, tmp_path / "more.jsonl", tmp_path, None)
+
+
+def test_a_file_that_appeared_meanwhile_is_left_and_malformed_rows_are_listed(
+    exam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = without(recipe.load("science_exam"), 120)
+    rows[5] |= {"B": None}
+    data, out = write(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
+    found = predict(exam, data, out, None, None)
+    assert (found.num_rows, found.num_rejected) == (119, 1)
+    (said,) = read_lines(tmp_path / "out.rejected.jsonl")
+    assert said["where"] == "rows.jsonl:6" and "option B is None" in said["reason"]
+    honest = evaluate.predict
+
+    def late(*words: Any) -> Any:
+        (tmp_path / "late.jsonl").write_text("precious")
+        return honest(*words)
+
+    monkeypatch.setattr(evaluate, "predict", late)
+    with pytest.raises(ValueError, match=r"late\.jsonl was made by somebody else meanwhile"):
+        predict(exam, data, tmp_path / "late.jsonl", None, None)
+    assert (tmp_path / "late.jsonl").read_text() == "precious"
+    assert not [path.name for path in tmp_path.iterdir() if path.name[0] == "."]
 
 
 def test_a_base_that_is_another_by_now_is_refused(tmp_path: Path) -> None:

@@ -202,6 +202,22 @@ def test_changed_passages_are_refused(built: Path, model: str, tmp_path: Path) -
     assert open_index(str(tmp_path / "index")).record["num_passages"] == 40
 
 
+def test_what_was_damaged_is_built_again_by_the_same_command(model: str, tmp_path: Path) -> None:
+    file, at = write(tmp_path / "passages.jsonl", passages_of(ROWS)), tmp_path / "index"
+    build(file, at, model)
+    before = bytes_of(at)
+    for name in ("shard-00001.npy", "shard-00002.jsonl", "shard-00000.offsets.npy"):
+        flip_last_bit(at / name)
+        build(file, at, model)
+        assert bytes_of(at) == before
+    (at / "shard-00001.npy").unlink()
+    (at / "index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"index\.json is not of format 1"):
+        open_index(str(at))
+    build(file, at, model)
+    assert bytes_of(at) == before
+
+
 def test_another_model_or_other_settings_are_refused(built: Path, model: str, tmp_path: Path) -> None:
     file = built.parent / "passages.jsonl"
     with pytest.raises(ValueError, match="model was .*model, is minilm"):

@@ -74,6 +74,10 @@ def test_choices_that_do_not_match_their_labels_are_refused() -> None:
         EXAM.to_example(ARC | {"choices": {"text": None, "label": None}})
     with pytest.raises(ValueError, match="27 options, more than 26"):
         EXAM.to_example(ARC | {"choices": {"text": ["a"] * 27, "label": [*range(27)]}})
+    with pytest.raises(ValueError, match="one label stands on two options: A, A"):
+        EXAM.to_example(ARC | {"choices": {"text": ["a", "b"], "label": ["A", "A"]}, "answerKey": "A"})
+    with pytest.raises(ValueError, match="choices must be"):
+        EXAM.to_example(ARC | {"choices": {"text": "xyz", "label": "ABC"}})
     with pytest.raises(ValueError, match="option is nan"):
         EXAM.to_example(ARC | {"choices": {"text": ["a", float("nan")], "label": ["A", "B"]}})
 
@@ -116,9 +120,9 @@ def test_map_at_3_counts_the_place_of_the_right_option() -> None:
 
 
 def test_submission_has_the_three_likeliest_letters() -> None:
-    row = said(0, 0.1, 0.4, 0.2, 0.3)
+    row = said(0, 0.1, 0.4, 0.2, 0.3) | {"ranking": ["B", "D", "C", "A"]}
     assert science_exam.submission(row) == {"id": "7", "prediction": "B D C"}
-    assert science_exam.submission(said(0, 0.1, 0.9)) == {"id": "7", "prediction": "B A"}
+    assert science_exam.submission(row | {"ranking": ["B", "A"]}) == {"id": "7", "prediction": "B A"}
 
 
 def test_baselines_know_how_many_options_a_row_has() -> None:

@@ -4,9 +4,12 @@ import json
 import statistics
 from pathlib import Path
 
+import pytest
+
 from lib import exits, recipe, run, seeds
 from lib.command_line import parse
 from lib.config import Config
+from lib.exits import CheckError
 from tests.tools import SHORT
 from tests.tools import run as run_script
 
@@ -36,6 +39,12 @@ def test_two_seeds_are_two_runs_and_a_second_call_trains_only_what_is_lacking(
     assert said["spread"] == statistics.stdev(values)
     assert seeds.train(config, once) == 0
     assert len(trained) == 2
+    file = folders[0] / "run.json"
+    record = json.loads(file.read_text())
+    record["fingerprints"]["data"] = "0" * 64
+    file.write_text(json.dumps(record))
+    with pytest.raises(CheckError, match="the fingerprint of data changed"):
+        seeds.train(config, once)
 
 
 def test_a_run_that_does_not_end_well_ends_the_row(tmp_path: Path) -> None:

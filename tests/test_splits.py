@@ -196,6 +196,14 @@ def test_empty_equal_and_doubled_rows_are_used_and_counted() -> None:
     assert found.counts == {"empty response": 3, "A equal to B": 1, "exact doubles": 2}
 
 
+def test_blanks_around_a_prompt_make_it_no_other_prompt() -> None:
+    (row,) = ARENA.sample(1, 0)
+    (turn,) = json.loads(row["prompt"]) if row["prompt"].startswith("[") else [row["prompt"]]
+    rows = [RawRow("a:1", row), RawRow("a:2", row | {"id": "2", "prompt": json.dumps([f"  {turn}\n"])})]
+    found = splits.make(Source("a", {"train": rows}), ARENA).splits["train"]
+    assert found[0]["group"] == found[1]["group"]
+
+
 def test_a_row_without_an_id_is_named_by_its_place_in_its_file() -> None:
     values = {"prompt": '["p"]', "response_a": '["a"]', "response_b": '["b"]'}
     values |= {"winner_model_a": "1", "winner_model_b": "0", "winner_tie": "0"}

@@ -100,6 +100,7 @@ def _to_examples(rows: list[RawRow], recipe: Recipe, into: Examples, with_label:
         except KeyError as error:
             into.rejected.append(Rejected.of(row.where, f"the column {error.args[0]} is missing", row.values))
             continue
+        example["group"] = example["group"].strip()  # blanks around a prompt make it no other prompt
         example.setdefault("id", f"{row.where.rpartition(':')[0] or 'row'}:{number}")
         found.append(example)
     return found
@@ -111,16 +112,19 @@ def _no_answer(row: RawRow, recipe: Recipe) -> str:
     return "there is no answer" if several or not missing else f"the column {missing[0]} is missing"
 
 
-def refuse_rejected(examples: Examples, config: DataConfig, num_rejected: int | None = None) -> None:
-    """Raises ValueError when more rows are malformed than `config` allows; `num_rejected` of them, when not
-    all are listed."""
+def refuse_rejected(
+    examples: Examples, config: DataConfig, num_rejected: int | None = None, listed: bool = True
+) -> None:
+    """Raises ValueError when more rows are malformed than `config` allows: `num_rejected` of them, when
+    `examples` has not all. `listed`: in rejected.jsonl, and the share can be raised."""
     rejected, total = examples.rejected, examples.num_read
     number = len(rejected) if num_rejected is None else num_rejected
     if number and number / total > config.max_rejected:
         lines = [f"  {row.where}: {row.reason}: {row.value[:120]}" for row in rejected[:5]]
-        more = [f"  ... and {number - 5} more (see rejected.jsonl)"] if number > 5 else []
+        where = " (see rejected.jsonl)" if listed else ""
+        more = [f"  ... and {number - 5} more{where}"] if number > 5 else []
         share = math.ceil(100 * number / total) / 100
-        allow = f", or allow them with --max-rejected {share:g}" if share < 1 else ""
+        allow = f", or allow them with --max-rejected {share:g}" if share < 1 and listed else ""
         raise ValueError(
             f"{number} of {total} rows are malformed, more than --max-rejected "
             f"{config.max_rejected:g} allows:\n" + "\n".join(lines + more) + f"\nmend them{allow}"

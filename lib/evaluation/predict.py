@@ -1,6 +1,6 @@
 """A finished run and new rows -> its answers. The rows need no label; nothing is scored."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -9,6 +9,7 @@ from lib import recipe as recipes
 from lib.config import MOST_THREADS, Config
 from lib.data import rows as encoded_rows
 from lib.data import sources, splits
+from lib.data.sources import Rejected
 from lib.evaluation import evaluate
 from lib.evaluation.rescore import OTHER, best_checkpoint, index_of
 from lib.evaluation.scoring import built
@@ -25,7 +26,7 @@ from lib.training import dist, precision
 from lib.training.dist import World
 from lib.training.signals import StopFlag
 
-SUBMISSION, CONTEXTS = ".submission.csv", ".contexts.jsonl"
+SUBMISSION, CONTEXTS, REJECTED = ".submission.csv", ".contexts.jsonl", ".rejected.jsonl"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Written:
     submission: Path | None
     num_rows: int
     num_rejected: int
+    rejected: Path
+    """The malformed rows, with reasons, if there are any."""
 
 
 def predict(run: Path, data: str, out: Path | None, offload: Path | None, threads: int | None) -> Written:
@@ -51,8 +54,9 @@ def predict(run: Path, data: str, out: Path | None, offload: Path | None, thread
         raise ValueError(f"--threads is {threads}; it must be from 1 to {MOST_THREADS}")
     out = out or folder.path / "predicted" / f"{Path(data).stem or 'data'}.jsonl"
     submission = out.with_suffix(SUBMISSION) if recipe.submission is not None else None
-    _refuse_taken(out, [submission, out.with_suffix(CONTEXTS) if config.data.index else None], offload)
-    examples, num_rejected = read(config, recipe, data)
+    others = [submission, out.with_suffix(CONTEXTS) if config.data.index else None, out.with_suffix(REJECTED)]
+    _refuse_taken(out, others, offload)
+    examples, rejected = read(config, recipe, data)
     stop = StopFlag()
     index = index_of(config, recipe, folder)
     if index is not None:
@@ -69,10 +73,12 @@ def predict(run: Path, data: str, out: Path | None, offload: Path | None, thread
     out.parent.mkdir(parents=True, exist_ok=True)
     if index is not None:
         found.write(out.with_suffix(CONTEXTS))
-    write_lines(out, [row | {"answer": recipe.labels[row["prediction"]]} for row in said])
+    if rejected:
+        write_lines(out.with_suffix(REJECTED), map(asdict, rejected), new=True)
+    write_lines(out, [row | {"answer": recipe.labels[row["prediction"]]} for row in said], new=True)
     if submission is not None and recipe.submission is not None:
-        write_csv(submission, [recipe.submission(row) for row in said])
-    return Written(out, submission, len(said), num_rejected)
+        write_csv(submission, [recipe.submission(row) for row in said], new=True)
+    return Written(out, submission, len(said), len(rejected), out.with_suffix(REJECTED))
 
 
 def _refuse_taken(out: Path, others: list[Path | None], offload: Path | None) -> None:
@@ -90,14 +96,14 @@ def _refuse_taken(out: Path, others: list[Path | None], offload: Path | None) ->
         raise ValueError(f"--offload {offload} is in use for something else; name a folder of its own")
 
 
-def read(config: Config, recipe: Recipe, data: str) -> tuple[list[Example], int]:
-    """Every usable row of `data`, with or without a label, and how many could not be used."""
+def read(config: Config, recipe: Recipe, data: str) -> tuple[list[Example], list[Rejected]]:
+    """Every usable row of `data`, with or without a label, and those that could not be used."""
     source = sources.load(replace(config.data, data=data), recipe, with_label=False)
     found = splits.make(source, recipe, with_label=False)
-    splits.refuse_rejected(found, config.data)
+    splits.refuse_rejected(found, config.data, listed=False)
     rows = [row for split in found.splits.values() for row in split]
     splits.refuse_doubled_ids({OTHER: rows})
-    return rows, len(found.rejected)
+    return rows, found.rejected
 
 
 def _model(

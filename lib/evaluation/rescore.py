@@ -124,7 +124,7 @@ def index_of(config: Config, recipe: Recipe, folder: RunFolder) -> Index | None:
 def _other_rows(config: Config, recipe: Recipe, data: str, own: dict[str, list[Example]]) -> list[Example]:
     source = sources.load(replace(config.data, data=data), recipe)
     found = splits.make(source, recipe)
-    splits.refuse_rejected(found, config.data)
+    splits.refuse_rejected(found, config.data, listed=False)
     rows = [row for split in found.splits.values() for row in split]
     splits.refuse_doubled_ids({OTHER: rows})
     splits.refuse_leaks({"train": own["train"], "validation": own["validation"], OTHER: rows})

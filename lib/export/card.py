@@ -71,7 +71,7 @@ def data_of(config: Config, record: dict[str, Any]) -> Origin:
     if record.get("revision"):
         return Origin(f"{name} at commit {record['revision'][:12]}", hub.parts_of(name)[0], licence)
     files = ", ".join(f"{file} (sha256 {digest[:12]})" for file, digest in record.get("files", {}).items())
-    return Origin(f"local files: {files}", None, licence)
+    return Origin(f"local files: {files}", None, f"{UNKNOWN} (the recipe's own data: {licence})")
 
 
 def name_base(folder: Path, config: Config) -> None:

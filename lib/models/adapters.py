@@ -4,6 +4,7 @@ LoRA: Hu et al. 2021, https://arxiv.org/abs/2106.09685; QLoRA: Dettmers et al. 2
 """
 
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from torch import Tensor, nn
 
 from lib.config import AdapterConfig
 from lib.hub import first_line
+from lib.models.freezing import stacks
 from lib.tensor_file import write_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 WRAPPERS = (".base_layer", ".original_module")  # what peft puts around a layer that it changes
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends kernels from the hub
+ALL_LINEAR = ["all-linear"]
 NAME = "default"  # peft's own word for the only adapter of a model
 
 
@@ -28,7 +32,6 @@ def quantization(adapter: AdapterConfig, precision: str) -> Any:
         return None
     import transformers
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends kernels from the hub
     if adapter.quantize == "int8":
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     return transformers.BitsAndBytesConfig(
@@ -51,30 +54,39 @@ def lora_config(adapter: AdapterConfig, backbone: nn.Module) -> Any:
     """peft's configuration of the adapter."""
     import peft
 
+    layers = list(adapter.lora_layers)
+    pattern: Any = adapter.lora_layers_pattern
     targets: Any = list(adapter.lora_targets)
+    if targets == ALL_LINEAR:
+        targets = (
+            _linear_names(backbone) if layers else ALL_LINEAR[0]
+        )  # peft takes blocks of named layers only
+    if layers and pattern is None:
+        pattern = sorted({name.rpartition(".")[2] for name, _ in stacks(backbone)})
     pooled = any(name.rpartition(".")[2] == "pooler" for name, _ in backbone.named_modules())
     return peft.LoraConfig(
         r=adapter.lora_rank,
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
         bias=adapter.lora_bias,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        target_modules=targets,
         # nobody reads it here, so nothing there would train
         exclude_modules=r"(.*\.)?pooler(\..*)?" if pooled else None,
         use_rslora=adapter.lora_rslora,
         modules_to_save=list(adapter.lora_save) or None,
-        layers_to_transform=list(adapter.lora_layers) or None,
-        layers_pattern=adapter.lora_layers_pattern,
+        layers_to_transform=layers or None,
+        layers_pattern=pattern,
         rank_pattern=dict(adapter.lora_rank_pattern),
         alpha_pattern=dict(adapter.lora_alpha_pattern),
     )
 
 
 def add(backbone: nn.Module, adapter: AdapterConfig, seed: int) -> Any:
-    """The backbone, frozen, with LoRA's matrices in it. Raises ValueError when a target is nowhere in it."""
+    """The backbone, frozen, with LoRA's matrices in it. Raises ValueError when something that the adapter
+    names is nowhere in it."""
     import peft
 
-    linear = sorted({name.rpartition(".")[2] for name, part in backbone.named_modules() if _is_linear(part)})
+    _check(adapter, backbone)
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # a matter of peft's
@@ -83,8 +95,36 @@ def add(backbone: nn.Module, adapter: AdapterConfig, seed: int) -> Any:
     except ValueError as error:
         raise ValueError(
             f"--lora-targets {' '.join(adapter.lora_targets)}: {first_line(error).rstrip('.')}; the "
-            f"layers of this model are {', '.join(linear)}"
+            f"layers of this model are {', '.join(_linear_names(backbone))}"
         ) from error
+
+
+def _check(adapter: AdapterConfig, backbone: Any) -> None:
+    """Raises ValueError for a name, a block or a pattern that this model does not have; peft is content when
+    one of several is there."""
+    names = [name for name, _ in backbone.named_modules() if name]
+    targets = () if list(adapter.lora_targets) == ALL_LINEAR else adapter.lora_targets
+    modules = sorted({name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()})
+    for flag, asked, there in (
+        ("--lora-targets", targets, _linear_names(backbone)),
+        ("--lora-save", adapter.lora_save, modules),
+    ):
+        if nowhere := [word for word in asked if not any(f".{name}".endswith(f".{word}") for name in names)]:
+            raise ValueError(f"{flag} {' '.join(nowhere)}: nowhere in this model; it has {', '.join(there)}")
+    if both := sorted(set(targets) & set(adapter.lora_save)):
+        raise ValueError(f"{both[0]} is in --lora-targets and in --lora-save; it trains whole or by LoRA")
+    if adapter.lora_layers:
+        most = max(len(blocks) for _, blocks in stacks(backbone))
+        if beyond := [block for block in adapter.lora_layers if not 0 <= block < most]:
+            raise ValueError(f"--lora-layers {beyond[0]}: the blocks of this model are 0 to {most - 1}")
+    for flag, patterns in (("rank", adapter.lora_rank_pattern), ("alpha", adapter.lora_alpha_pattern)):
+        for word in patterns:
+            try:
+                there_is = any(re.match(rf"(.*\.)?({word})$", name) for name in names)
+            except re.error as error:
+                raise ValueError(f"--lora-{flag}-pattern {word} is no regular expression: {error}") from error
+            if not there_is:
+                raise ValueError(f"--lora-{flag}-pattern {word}: matches nothing in this model")
 
 
 def is_adapted(backbone: Any) -> bool:
@@ -95,6 +135,15 @@ def is_adapted(backbone: Any) -> bool:
 def plain(backbone: Any) -> Any:
     """The model of transformers, an adapter's layers in it or not."""
     return backbone.get_base_model() if is_adapted(backbone) else backbone
+
+
+def _linear_names(backbone: Any) -> list[str]:
+    """The last parts of the linear layers' names, without an output layer's."""
+    output = backbone.get_output_embeddings()
+    parts = backbone.named_modules()
+    return sorted(
+        {name.rpartition(".")[2] for name, part in parts if _is_linear(part) and part is not output}
+    )
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -47,8 +47,8 @@ def stacks(backbone: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     ]
     if not outer or getattr(config, "num_hidden_groups", None) is not None:  # ALBERT: groups of shared blocks
         raise ValueError(
-            f"--freeze bottom: the blocks of {config.model_type} share their weights, so there is no lower "
-            "half; use --freeze none or --freeze all"
+            f"--freeze bottom, --lora-layers: the blocks of {config.model_type} share their weights, so "
+            "there is no lower half; use --freeze none or --freeze all"
         )
     return outer
 

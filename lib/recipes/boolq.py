@@ -90,11 +90,11 @@ def _sample_row(number: int, draw: random.Random) -> Row:
 
 def to_example(row: Row) -> Example:
     """BoolQ's columns; the passage is the group, so that no passage stands on two sides of a split. A
-    row without the column answer is an example without a label."""
+    row without an answer is an example without a label."""
     question, passage = (_text(name, row[name]) for name in ("question", "passage"))
     notes = ["empty passage"] * (not passage.strip())
     example = Example(group=passage, texts=[[question, passage]], notes=notes)
-    if "answer" in row:
+    if row.get("answer") is not None:
         word = str(row["answer"]).strip().lower()
         if word not in YES + NO:
             raise ValueError(f"answer is {row['answer']!r}; it must be true or false")

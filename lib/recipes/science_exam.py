@@ -86,7 +86,9 @@ def to_example(row: Row) -> Example:
     notes = ["equal options"] * (len(set(options)) < len(options))
     example = Example(group=question, question=question.strip(), options=options, notes=notes)
     if row.get("context") is not None:
-        if not isinstance(row["context"], str) or not row["context"].strip():
+        if not isinstance(row["context"], str):
+            raise ValueError(f"the context is {row['context']!r}, expected text")
+        if not row["context"].strip():
             raise ValueError(
                 "the context is empty; where there is none leave the column out, or write null in a .jsonl"
             )
@@ -113,6 +115,8 @@ def _from_choices(row: Row) -> tuple[str, list[str], list[str]]:
     letters, options = [str(label) for label in labels], [_option(text) for text in texts]
     if len(letters) != len(options):
         raise ValueError(f"{len(options)} options under {len(letters)} labels")
+    if len(set(letters)) < len(letters):
+        raise ValueError(f"one label stands on two options: {', '.join(letters)}")
     return row["question"] if "question" in row else row["question_stem"], letters, options
 
 
@@ -122,9 +126,14 @@ def _from_columns(row: Row) -> tuple[list[str], list[str]]:
     for (letter, _), expected in zip(found, ascii_uppercase, strict=False):
         if letter != expected:
             raise ValueError(f"there is an option {letter} and no column {expected}")
-    while found and found[-1][1] in (None, ""):
+    while found and _is_empty(found[-1][1]):
         found.pop()
     return [letter for letter, _ in found], [_option(text, letter) for letter, text in found]
+
+
+def _is_empty(value: object) -> bool:
+    """pandas writes NaN for the options that a row does not have."""
+    return value in (None, "") or (isinstance(value, float) and math.isnan(value))
 
 
 def _option(text: object, letter: str = "") -> str:

@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from lib.retrieval.embed import Embedder
 from lib.retrieval.folder import FORMAT, same_passages
 from lib.retrieval.passages import HubPassages, Passage, PassageFile
 from lib.retrieval.progress import Progress
-from lib.retrieval.shards import CHECKED, shard_file
+from lib.retrieval.shards import CHECKED, COMPRESSED, drop_damaged, shard_file, whole
 from lib.training.signals import StopFlag
 
 CHECK_EVERY = 10_000  # items read between two looks at signals
@@ -84,6 +83,8 @@ class Builder:
             raise ValueError(f"{error.filename} is a file; name a folder for the index") from error
         with _locked(self.out):
             begun = self._begun()
+            if begun is not None:
+                drop_damaged(self.out)
             if (self.out / "index.json").is_file():
                 speak(f"{self.out} is built already")
                 return read_json(self.out / "index.json")
@@ -167,19 +168,9 @@ class Builder:
             )
         return begun
 
-    def _shards(self) -> list[dict[str, Any]]:
-        """The records of the shards that are whole."""
-        found: list[dict[str, Any]] = []
-        for number in count():
-            file = shard_file(self.out, number, "record")
-            if not file.is_file():
-                return found
-            found.append(read_json(file))
-        raise AssertionError("count() never ends")
-
     def _embed(self, embedder: Embedder) -> None:
         """The shards that are lacking."""
-        shards = self._shards()
+        shards = whole(self.out)
         done = sum(shard["count"] for shard in shards)
         rejected = [Rejected(*values) for shard in shards for values in shard["rejected"]]
         begin, self.num_rejected = shards[-1]["num_read"] if shards else 0, len(rejected)
@@ -232,7 +223,7 @@ class Builder:
         write_json(shard_file(self.out, number, "record"), record)  # last: now the shard is whole
 
     def _conclude(self, begun: dict[str, Any], embedder: Embedder) -> dict[str, Any]:
-        shards = self._shards()
+        shards = whole(self.out)
         total = sum(shard["count"] for shard in shards)
         kind = self.settings.kind
         if kind == "auto":
@@ -260,7 +251,7 @@ class Builder:
             "shard_size": self.settings.shard_size,
             "passages": begun["passages"],
             "shards": [{key: shard[key] for key in ("count", "sha256")} for shard in shards],
-            "compressed": sha256_of(self.out / nearest.COMPRESSED) if kind == "ivfpq" else None,
+            "compressed": sha256_of(self.out / COMPRESSED) if kind == "ivfpq" else None,
         }
         decides = {
             key: record[key] for key in ("format", "model_fingerprint", "kind", "shards", "compressed")

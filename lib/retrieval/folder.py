@@ -15,7 +15,7 @@ from lib.retrieval import nearest
 from lib.retrieval.embed import Embedder
 from lib.retrieval.nearest import Nearest
 from lib.retrieval.passages import PassageStore
-from lib.retrieval.shards import Shards, check
+from lib.retrieval.shards import COMPRESSED, Shards, check
 
 FORMAT = 1
 AGAIN = "build it again into another folder: python scripts/index.py {passages} NEW_FOLDER --model {model}"
@@ -72,7 +72,7 @@ class Index:
         if self.record["kind"] == "exact":
             vectors = map(self._shards.vectors, range(len(self._shards)))
             return nearest.open_exact(vectors, self.record["dimension"])
-        check(self.path / nearest.COMPRESSED, self.record["compressed"])
+        check(self.path / COMPRESSED, self.record["compressed"])
         return nearest.open_compressed(self.path, self._shards)
 
 
@@ -88,10 +88,8 @@ def open_index(path: str) -> Index:
             + ("" if begun else " (no index.json in it); make one: python scripts/index.py PASSAGES FOLDER")
         )
     index = Index(folder, read_json(folder / "index.json"))
-    if index.record["format"] != FORMAT:
-        raise ValueError(
-            f"--index {path} has the format {index.record['format']}, this version reads {FORMAT}"
-        )
+    if not isinstance(index.record, dict) or index.record.get("format") != FORMAT:
+        raise ValueError(f"{folder / 'index.json'} is not of format {FORMAT}, which this version reads")
     passages = index.record["passages"]
     if "path" in passages and Path(passages["path"]).is_file():
         file = Path(passages["path"])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lib.files import replacing
-from lib.retrieval.shards import Shards, shard_file
+from lib.retrieval.shards import COMPRESSED, Shards, shard_file
 
 # passages; 384 numbers each are then 0.8 GB of memory and some 100 ms for a query alone, 20 among others
 MOST_EXACT = 1_000_000
@@ -21,7 +21,6 @@ TOGETHER = 16  # from so many queries on, decoding the vectors once for all of t
 BLOCK = 16_384  # vectors decoded at a time
 LEAST_COMPRESSED = 1000  # product quantization learns 256 codes for each part of a vector
 SAMPLE_A_LIST = 64  # vectors a list is trained on; FAISS asks for 39 at least
-COMPRESSED = "index.faiss"
 RERANK = 8  # a compressed index gives this many times k passages, and their true vectors choose among them
 
 Pairs = tuple[np.ndarray, np.ndarray]

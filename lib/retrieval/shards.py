@@ -1,15 +1,18 @@
 """The files of an index's shards: `shard-00000.npy` (vectors), `.jsonl` (passages), `.offsets.npy` (where
 each begins), `.json` (the shard's record, written last)."""
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lib.console import speak
 from lib.exits import CheckError
-from lib.files import sha256_of
+from lib.files import read_json, sha256_of
 
 ENDS = {"vectors": ".npy", "texts": ".jsonl", "offsets": ".offsets.npy", "record": ".json"}
+COMPRESSED = "index.faiss"  # where vectors are compressed
 CHECKED = ("vectors", "texts", "offsets")  # the record holds their sha256
 
 
@@ -47,5 +50,36 @@ def check(file: Path, sha256: str) -> None:
     if not file.is_file() or sha256_of(file) != sha256:
         raise CheckError(
             f"{file} is {'damaged: its sha256 is not what index.json says' if file.exists() else 'missing'}; "
-            "run the same scripts/index.py command into a new folder"
+            "the scripts/index.py command that built it mends it"
         )
+
+
+def whole(folder: Path) -> list[dict[str, Any]]:
+    """The records of the shards that are built."""
+    found: list[dict[str, Any]] = []
+    for number in count():
+        file = shard_file(folder, number, "record")
+        if not file.is_file():
+            break
+        found.append(read_json(file))
+    return found
+
+
+def drop_damaged(folder: Path) -> None:
+    """Forget what is not as the build wrote it, and the shards after it: they are built again."""
+    records = whole(folder)
+    for number, record in enumerate(records):
+        try:
+            for kind in CHECKED:
+                check(shard_file(folder, number, kind), record["sha256"][kind])
+        except CheckError as error:
+            speak(f"WARNING: {str(error).partition(';')[0]}; built again from there")
+            (folder / "index.json").unlink(missing_ok=True)
+            for later in range(number, len(records)):
+                shard_file(folder, later, "record").unlink()
+            return
+    try:
+        if (compressed := read_json(folder / "index.json")["compressed"]) is not None:
+            check(folder / COMPRESSED, compressed)
+    except (ValueError, KeyError, TypeError, CheckError):  # not finished, or not any more
+        (folder / "index.json").unlink(missing_ok=True)

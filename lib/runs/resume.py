@@ -1,6 +1,6 @@
 """Which run goes on when the same command is typed again, and whether it still may."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,13 @@ def check_fingerprints(
                 f"the fingerprint of {key} changed since this run began ({old[key][:12]} then, "
                 f"{new[key][:12]} now), so its numbers would mean something else; {advice}"
             )
+
+
+def check_same_rows(runs: Sequence[RunFolder]) -> None:
+    """Raises CheckError when runs whose scores are put side by side read other rows."""
+    old, new = (run.record()["fingerprints"] for run in (runs[0], runs[-1]))
+    advice = f"put the rows back and remove {runs[-1].path}, or start over with --resume never"
+    check_fingerprints({key: old[key] for key in ("data", "split")}, new, advice)
 
 
 def check_base(

@@ -22,7 +22,7 @@ from lib.console import speak
 from lib.exits import BAD_INPUT, DONE, REPEATS, StoppedError, code_of
 from lib.files import read_lines
 from lib.runs.folder import RunFolder, parent
-from lib.runs.resume import check_fingerprints
+from lib.runs.resume import check_same_rows
 from lib.start import Once, done_or_trained, once
 from lib.sweep import folder as folders
 from lib.sweep import result, search
@@ -138,12 +138,8 @@ def _train(one: Config, folder: SweepFolder, once: Once) -> int:
 
 
 def _same_rows(trials: Sequence[Trial], one: Config) -> None:
-    """Raises CheckError when the last trial read other rows than the first: their scores say nothing of each
-    other."""
-    runs = [RunFolder(parent(one) / str(trial.run)) for trial in (trials[0], trials[-1])]
-    old, new = (run.record()["fingerprints"] for run in runs)
-    advice = f"put the rows back and remove {runs[1].path}, or start over with --resume never"
-    check_fingerprints({key: old[key] for key in ("data", "split")}, new, advice)
+    """Raises CheckError when the last trial read other rows than the first."""
+    check_same_rows([RunFolder(parent(one) / str(trial.run)) for trial in (trials[0], trials[-1])])
 
 
 @contextmanager

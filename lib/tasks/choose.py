@@ -45,7 +45,14 @@ class Choose(ModelTask):
         super().check()
         name, kind = self.described.name, self.model_type
         if self.kind == "encoder":
+            if self.config.data.option_score != "mean":
+                raise ValueError(
+                    f"--option-score {self.config.data.option_score}: {name} has a head that scores options, "
+                    "not their tokens; leave it out"
+                )
             return
+        if self.config.model.pooling != "auto":
+            raise ValueError(f"--pooling {self.config.model.pooling}: {name} scores tokens; leave it out")
         if kind not in DECODERS + SEQ2SEQ:
             raise ValueError(
                 f"--model {name} is a {kind}; its option scores have not been checked. Use an encoder, or "
