@@ -185,7 +185,7 @@ def _adapter_problems(config: Config) -> list[str]:
     if adapter.lora_rank < 0:
         found.append(f"--lora-rank is {adapter.lora_rank}; it must be 0 (no LoRA) or more")
     ranks, alphas = adapter.lora_rank_pattern.values(), adapter.lora_alpha_pattern.values()
-    if any(rank < 1 for rank in ranks) or any(alpha <= 0 for alpha in alphas):
+    if min(ranks, default=1) < 1 or min(alphas, default=1) <= 0:
         found.append("--lora-rank-pattern takes ranks from 1, --lora-alpha-pattern numbers above 0")
     if adapter.lora_rank and model.freeze != "none":
         found.append(
