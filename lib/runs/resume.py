@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lib.config import Config, experiment, flatten
+from lib.console import speak
 from lib.exits import DONE, CheckError
 from lib.files import read_json
 from lib.runs.folder import RunFolder, parent
@@ -140,20 +141,26 @@ def check_base(
 ) -> None:
     """Raises CheckError when what no checkpoint keeps (a frozen base, its tokenizer) is not what the run
     began with. `weights`: as for base_fingerprint."""
-    if found := base_fingerprint(model, task, weights):
-        before = folder.record()
-        check_fingerprints(
-            {"base": before["base"]} | before["fingerprints"], found | task.fingerprints(), advice
-        )
+    found = base_fingerprint(model, task, weights)
+    if not found:
+        return
+    before = folder.record()
+    device, then = next(model.parameters()).device.type, before["environment"]["device"]
+    if device != then and not all(parameter.is_floating_point() for parameter in model.parameters()):
+        # a GPU and a CPU do not quantize to the same bits
+        speak(f"the base was quantized on {then}, now on {device}: its weights are not compared")
+        found = {}
+    check_fingerprints({"base": before["base"]} | before["fingerprints"], found | task.fingerprints(), advice)
 
 
 def as_trained(folder: RunFolder, best: Path) -> Config:
     """The configuration of a run, with what it left open as the run settled it: the model's commit, the
     precision, the token budget of its scores (of its checkpoint `best` where there are none yet)."""
     before, scores = folder.record(), folder.path / "scores.json"
-    budget = (read_json(scores) if scores.is_file() else checkpoint.read_state(best))["token_budget"]
+    budget = (read_json(scores) if scores.is_file() else {}).get("token_budget")
+    budget = budget or checkpoint.read_state(best)["token_budget"]
     optim = {"precision": before["environment"]["precision"], "token_budget": budget}
-    return settled(folder.config(), before["model_commit"], **optim)
+    return settled(folder.config(), before.get("model_commit"), **optim)
 
 
 def settled(config: Config, model_commit: str | None, **optim: Any) -> Config:
