@@ -49,7 +49,8 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
 
 
 def _said(codes: str) -> list[int]:
-    return [int(file.read_text()) for file in Path(codes).iterdir()]
+    texts = (file.read_text() for file in Path(codes).iterdir())
+    return [int(text) for text in texts if text]  # empty: it was killed as it wrote
 
 
 def _code_after_failure(codes: list[int], first: int) -> int:
