@@ -35,7 +35,9 @@ def replacing(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
         else:
             beside.replace(path)
     except FileExistsError as error:
-        raise ValueError(f"{path} was made by somebody else meanwhile and is not overwritten") from error
+        raise ValueError(
+            f"{path} was made by somebody else meanwhile and is not overwritten; name another file"
+        ) from error
     finally:
         beside.unlink(missing_ok=True)
 

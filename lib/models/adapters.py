@@ -57,10 +57,8 @@ def lora_config(adapter: AdapterConfig, backbone: nn.Module) -> Any:
     layers = list(adapter.lora_layers)
     pattern: Any = adapter.lora_layers_pattern
     targets: Any = list(adapter.lora_targets)
-    if targets == ALL_LINEAR:
-        targets = (
-            _linear_names(backbone) if layers else ALL_LINEAR[0]
-        )  # peft takes blocks of named layers only
+    if targets == ALL_LINEAR:  # peft takes some blocks of named layers only
+        targets = _linear_names(backbone) if layers else ALL_LINEAR[0]
     if layers and pattern is None:
         pattern = sorted({name.rpartition(".")[2] for name, _ in stacks(backbone)})
     pooled = any(name.rpartition(".")[2] == "pooler" for name, _ in backbone.named_modules())
@@ -124,7 +122,10 @@ def _check(adapter: AdapterConfig, backbone: Any) -> None:
             except re.error as error:
                 raise ValueError(f"--lora-{flag}-pattern {word} is no regular expression: {error}") from error
             if not there_is:
-                raise ValueError(f"--lora-{flag}-pattern {word}: matches nothing in this model")
+                raise ValueError(
+                    f"--lora-{flag}-pattern {word}: matches nothing in this model; its layers are "
+                    f"{', '.join(_linear_names(backbone))}"
+                )
 
 
 def is_adapted(backbone: Any) -> bool:

@@ -12,6 +12,8 @@ from lib.data.collate import Grouped, TokenGroup
 from lib.models import adapters
 from lib.tensor_file import write_tensors
 
+BACKBONE = "backbone."  # what stands before its weights' names in a model's state
+
 
 def pool(states: Tensor, mask: Tensor | None, how: str) -> Tensor:
     """(sequences, length, hidden) -> (sequences, hidden), padding left out."""
@@ -118,14 +120,17 @@ class Classifier(Encoder):
         return torch.stack([self.logits(each) for each in orders], dim=1)
 
 
+def of_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's part of a model's state, by the backbone's own names."""
+    return {name.removeprefix(BACKBONE): t for name, t in state.items() if name.startswith(BACKBONE)}
+
+
 def save(model: Any, state: dict[str, Tensor], folder: Path) -> None:
     """Write `state`, a copy of all of model.state_dict() or of what of it trains: the backbone as Hugging
     Face keeps it, or its adapter as peft does, and the head, if there is one, beside it."""
-    prefix, base = "backbone.", model.backbone
-    backbone = {
-        name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
-    }
-    head = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    base = model.backbone
+    backbone = of_backbone(state)
+    head = {name: tensor for name, tensor in state.items() if not name.startswith(BACKBONE)}
     if adapters.is_adapted(base):
         adapters.save(base, backbone, folder / "adapter")
     elif backbone:  # empty: all of it is frozen and can be had again

@@ -17,6 +17,7 @@ from torch import Tensor
 from lib.files import read_json, write_json
 from lib.models import adapters
 from lib.models.freezing import stacks
+from lib.models.heads import BACKBONE
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
 LARGE = 1 << 18  # bytes
@@ -45,7 +46,7 @@ class OnDisk(Mapping[str, Tensor]):
 
 def stored(folder: Path) -> OnDisk:
     """The weights of the model whose index is in `folder`, by their names in the whole model's state."""
-    return OnDisk({f"backbone.{name}": entry for name, entry in read_json(folder / INDEX).items()})
+    return OnDisk({BACKBONE + name: entry for name, entry in read_json(folder / INDEX).items()})
 
 
 def give_back_at_once() -> None:

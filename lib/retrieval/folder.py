@@ -89,7 +89,10 @@ def open_index(path: str) -> Index:
         )
     index = Index(folder, read_json(folder / "index.json"))
     if not isinstance(index.record, dict) or index.record.get("format") != FORMAT:
-        raise ValueError(f"{folder / 'index.json'} is not of format {FORMAT}, which this version reads")
+        raise ValueError(
+            f"{folder / 'index.json'} is not of format {FORMAT}, which this version reads; build the index "
+            "again: python scripts/index.py PASSAGES NEW_FOLDER"
+        )
     passages = index.record["passages"]
     if "path" in passages and Path(passages["path"]).is_file():
         file = Path(passages["path"])

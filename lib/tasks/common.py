@@ -15,7 +15,6 @@ from lib.models import adapters, backbone, cpu_attention, heads, offload
 from lib.models.freezing import freeze
 from lib.recipe import Recipe
 
-BACKBONE = "backbone."  # what stands before its weights' names in a model's state
 NO_LABEL = -1  # of rows that are only to be predicted
 
 
@@ -134,8 +133,8 @@ class ModelTask:
             return state
         kept = {name for name, value in model.named_parameters() if value.requires_grad}
         if adapters.is_adapted(model.backbone):
-            within = {name.removeprefix(BACKBONE): value for name, value in state.items() if BACKBONE in name}
-            kept |= {BACKBONE + name for name in adapters.kept_names(model.backbone, within)}
+            names = adapters.kept_names(model.backbone, heads.of_backbone(state))
+            kept |= {heads.BACKBONE + name for name in names}
         return {name: value for name, value in state.items() if name in kept}
 
     def save(self, model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
