@@ -162,6 +162,24 @@ def test_a_base_that_is_another_by_now_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "other.jsonl").exists() and not list((folder / "evaluations").iterdir())
 
 
+def test_a_base_whose_file_has_no_pooler_runs_from_the_disk(tmp_path: Path) -> None:
+    import transformers
+
+    base = tmp_path / "base"
+    base.mkdir()
+    wide_model(base)
+    torch.manual_seed(0)
+    made = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(base))
+    weights = {name: value for name, value in made.state_dict().items() if "pooler" not in name}
+    write_tensors(base / "model.safetensors", weights)
+    flags = ["--model", str(base), "--quantize", "none", "--lora-rank", "4", "--max-length", "100"]
+    folder = train(tmp_path / "runs", "boolq", *flags)
+    data = write(tmp_path / "new.jsonl", without(recipe.load("boolq"), 3))
+    whole = predict(folder, data, tmp_path / "whole.jsonl", None, None)
+    parts = predict(folder, data, tmp_path / "parts.jsonl", tmp_path / "index", None)
+    assert whole.path.read_text() == parts.path.read_text()
+
+
 def save_random(folder: Path) -> None:
     """Weights beside a configuration."""
     import transformers

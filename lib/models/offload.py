@@ -95,6 +95,9 @@ def run_from_disk(
     for name in index:  # norms, position tables: small, and some are read from outside their module
         if not any(name.startswith(f"{prefix}{part}.") for part in apart):
             set_module_tensor_to_device(backbone, name, device, value=weights[name])
+    for name, value in list(backbone.named_parameters()):
+        if name not in index:  # a pooler: it runs, and nobody reads what it says
+            set_module_tensor_to_device(backbone, name, device, value=torch.zeros(value.shape))
     for name, module in apart.items():
         attach_align_device_hook(
             module,
