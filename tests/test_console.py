@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.tools import ROOT, SHORT, command, only_run, status
+from tests.tools import ROOT, SHORT, only_run, start, status
 
 LONG = [*SHORT, "--model", "tiny", "--init", "random", "--max-steps", "100000", "--epochs", "1e5"]
 
@@ -23,8 +23,8 @@ def test_printing_into_a_closed_pipe_is_no_error_and_python_ends_with_0() -> Non
 def test_a_terminal_that_hangs_up_saves_the_run(tmp_path: Path) -> None:
     """Closing the terminal sends SIGHUP and makes every later word to it an error."""
     master, slave = pty.openpty()
-    words = command("arena", *LONG, "--runs-dir", str(tmp_path), "--eval-every", "100000")
-    process = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    words = ["arena", *LONG, "--runs-dir", str(tmp_path), "--eval-every", "100000"]
+    process = start(*words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
     seen = b""
     while b"2/100000" not in seen:

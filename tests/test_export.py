@@ -28,9 +28,9 @@ from lib.export import card, check, make, push
 from lib.files import read_json, read_lines, write_json
 from lib.models import merging
 from lib.runs.folder import RunFolder
-from tests.tools import ROOT, SHARED, SHORT, command, local_hub, only_run, wide_model
+from tests.tools import ROOT, SHORT, command, local_hub, only_run, small_decoder, start, wide_model
+from tests.tools import run as run_script
 
-STORIES = SHARED / "models" / "stories260K"
 ROWS = ["--sample-rows", "150", "--max-rows", "20", "--max-steps", "3", "--eval-every", "3"]
 
 
@@ -59,11 +59,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real, trained decoder in a folder that a test may change."""
-    folder = tmp_path_factory.mktemp("base") / "stories"
-    shutil.copytree(STORIES, folder, copy_function=shutil.copyfile)
-    folder.chmod(0o755)
-    return folder
+    """A decoder in a folder that a test may change."""
+    return Path(small_decoder(tmp_path_factory.mktemp("base") / "stories"))
 
 
 LORA = ["--lora-rank", "4", "--lr", "1e-2", "--max-length", "256"]
@@ -245,16 +242,11 @@ def test_a_4_bit_run_is_exported_as_the_weights_its_bits_stand_for(
 
 
 def test_an_export_is_checked_before_it_gets_its_name(tiny: Path, tmp_path: Path) -> None:
-    done = only_script(str(tiny), str(tmp_path / "out"))
+    done = run_script(str(tiny), str(tmp_path / "out"), script="export.py")
     assert done.returncode == 0, done.stderr
     # 1e-6 is for the same weights in the same batches on the same machine
     assert "probabilities differ by at most 0 from the run's (at most 1e-06 is allowed)" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def only_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    words = command(*arguments, script="export.py")
-    return subprocess.run(words, capture_output=True, text=True, env=os.environ | environment)
 
 
 def test_exported_files_that_say_something_else_are_not_exported(
@@ -298,7 +290,7 @@ def test_what_is_there_is_not_overwritten(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.faults)])
 def test_a_killed_export_leaves_nothing_with_its_name(number: int, tiny: Path, tmp_path: Path) -> None:
     out, beside = tmp_path / "out", tmp_path / ".out.exporting"
-    process = subprocess.Popen(command(str(tiny), str(out), script="export.py"), stderr=subprocess.DEVNULL)
+    process = start(str(tiny), str(out), script="export.py", stderr=subprocess.DEVNULL)
     while not (beside / "model.safetensors").exists():
         assert process.poll() is None and not out.exists()
         time.sleep(0.01)

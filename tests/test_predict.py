@@ -25,7 +25,7 @@ from lib.models import heads, tiny
 from lib.recipe import Recipe
 from lib.tasks import make as make_task
 from lib.tensor_file import write_tensors
-from tests.tools import ROOT, SHARED, SHORT, only_run, wide_model
+from tests.tools import ROOT, SHORT, only_run, save_random, small_decoder, wide_model
 
 ROWS = ["--sample-rows", "90", "--max-rows", "12", "--max-steps", "2", "--eval-every", "2"]
 
@@ -44,9 +44,10 @@ def exam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def boolq(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LoRA on a real decoder."""
-    flags = ["--model", str(SHARED / "models" / "stories260K"), "--quantize", "none", "--lora-rank", "4"]
-    return train(tmp_path_factory.mktemp("boolq"), "boolq", *flags, "--lr", "1e-2")
+    """LoRA on a decoder."""
+    at = tmp_path_factory.mktemp("boolq")
+    flags = ["--model", small_decoder(at / "base"), "--quantize", "none", "--lora-rank", "4"]
+    return train(at / "runs", "boolq", *flags, "--lr", "1e-2")
 
 
 def without(loaded: Recipe, num_rows: int) -> list[dict[str, Any]]:
@@ -178,15 +179,6 @@ def test_a_base_whose_file_has_no_pooler_runs_from_the_disk(tmp_path: Path) -> N
     whole = predict(folder, data, tmp_path / "whole.jsonl", None, None)
     parts = predict(folder, data, tmp_path / "parts.jsonl", tmp_path / "index", None)
     assert whole.path.read_text() == parts.path.read_text()
-
-
-def save_random(folder: Path) -> None:
-    """Weights beside a configuration."""
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.from_pretrained(folder)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
 
 def test_what_cannot_be_predicted_is_refused(exam: Path, tmp_path: Path) -> None:

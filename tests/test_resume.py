@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import SHORT, command, losses, metrics, only_run, run, status, weights_hash, wide_model
+from tests.tools import SHORT, losses, metrics, only_run, run, start, status, weights_hash, wide_model
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_kill_9_at_a_random_moment_changes_nothing(
 ) -> None:
     """From the first import to the report: about half of the 10 s that such a run takes is start-up."""
     whole = [*arguments, "--devices", "2", "--runs-dir", str(tmp_path), "--save-every", "1"]
-    process = subprocess.Popen(command(*whole), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start(*whole, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(random.Random(kill).uniform(1, 12))
     kill_tree(process.pid)
@@ -106,9 +106,7 @@ def test_kill_9_at_a_random_moment_changes_nothing(
 
 def start_and_wait_for(line_start: str, arguments: list[str]) -> subprocess.Popen[str]:
     """A training process that has just printed a line that begins with this."""
-    process = subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     seen = []
     for line in process.stdout:

@@ -65,7 +65,8 @@ def test_smoke_goes_the_whole_path_with_a_stop_and_a_resume(name: str, tmp_path:
 @pytest.mark.parametrize("name", recipe.names())
 def test_eight_rows_get_memorized(name: str) -> None:
     flags = ["--model", "tiny", "--init", "random", "--lora-rank", "0", "--quantize", "none"]
-    config = configuration(*flags, "--max-length", "96", "--lr", "3e-3", name=name)
+    # with dropout it depends on the processor's rounding whether 300 steps are enough
+    config = configuration(*flags, "--dropout", "0", "--max-length", "96", "--lr", "3e-3", name=name)
     config = replace(config, optim=replace(config.optim, batch=8, warmup=0.0, schedule="constant"))
     chosen = recipe.load(name)
     task = make_task(chosen, config)

@@ -27,7 +27,7 @@ from lib.runs.record import code_fingerprint
 from lib.sweep import search, space, sweep
 from lib.sweep.folder import SweepFolder, Trial
 from lib.training.signals import StopFlag
-from tests.tools import ROOT, SHORT, command
+from tests.tools import ROOT, SHORT, start
 from tests.tools import run as run_script
 
 FLAGS = [*SHORT, "--model", "tiny", "--init", "random", "--seed", "7"]  # the first trial diverges, no other
@@ -296,7 +296,7 @@ def test_killed_within_a_trial_the_same_command_ends_as_if_nothing_had_happened(
     swept: SimpleNamespace, tmp_path: Path
 ) -> None:
     words = [*swept.words, "--runs-dir", str(tmp_path)]
-    process = subprocess.Popen(command(*words, script="sweep.py"), stdout=subprocess.DEVNULL)
+    process = start(*words, script="sweep.py", stdout=subprocess.DEVNULL)
     assert swept.folder.trials()[1].state == "done"  # so it has a checkpoint
     second_begun = "arena/*-trial-002/checkpoints/step-000003/manifest.json"
     deadline = time.monotonic() + 120

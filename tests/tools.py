@@ -4,6 +4,7 @@ run."""
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,12 @@ from typing import Any
 
 import pytest
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+STORIES = SHARED / "models" / "stories260K"
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 REAL_ARENA = SHARED / "lmsys" / "train.csv"
 
 # A short experiment in float32 on sample rows; 30 rows are odd for 2 and 3 ranks and for a batch of 8.
@@ -63,16 +68,48 @@ def wide_model(folder: Path, kind: str = "encoder") -> str:
     return str(folder)
 
 
+def small_decoder(folder: Path) -> str:
+    """stories260K, which has learned to tell stories, or a decoder of its kind with random weights where
+    ../shared is absent; in a new folder that a test may change."""
+    if STORIES.is_dir():
+        shutil.copytree(STORIES, folder, copy_function=shutil.copyfile)
+        folder.chmod(0o755)
+        return str(folder)
+    import transformers
+
+    from lib.models import tiny
+
+    stack = {"hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 8, "num_key_value_heads": 4}
+    stack |= {"intermediate_size": 172, "max_position_embeddings": 512, "vocab_size": len(tiny.tokenizer())}
+    config = transformers.LlamaConfig(**stack, pad_token_id=0, bos_token_id=1, initializer_range=0.1)
+    config.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    save_random(folder)
+    return str(folder)
+
+
+def save_random(folder: Path) -> None:
+    """Weights beside the configuration of a decoder."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
 def command(*arguments: str, script: str = "train.py") -> list[str]:
     return [sys.executable, str(ROOT / "scripts" / script), *arguments]
 
 
 def run(*arguments: str, script: str = "train.py", timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """A script of the project in a process of its own, without a network."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.run(
-        command(*arguments, script=script), capture_output=True, text=True, timeout=timeout, env=environment
-    )
+    return warm.run(command(*arguments, script=script), timeout, os.environ | OFFLINE)
+
+
+def start(*arguments: str, script: str = "train.py", **streams: Any) -> subprocess.Popen[str]:
+    """The same, not waited for; `streams` are subprocess.Popen's."""
+    return warm.Popen(command(*arguments, script=script), env=os.environ | OFFLINE, **streams)
 
 
 def only_run(runs_dir: Path) -> Path:
