@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lib.data.rows import EncodedRow, Rows
 from lib.recipe import Example, Prediction
+from lib.training.dist import World
 
 
 class Batch(Protocol):
@@ -61,7 +62,7 @@ class Task(Protocol):
     def build(self, folder: Path | None) -> nn.Module:
         """The model: fresh, or with the weights of a checkpoint's folder."""
 
-    def build_on_disk(self, folder: Path, index: Path, device: Any, precision_name: str) -> nn.Module:
+    def build_on_disk(self, folder: Path, index: Path, world: World) -> nn.Module:
         """The model of a checkpoint for predictions alone, its backbone's weights on the disk."""
 
     def assemble(self, base: Any, frozen: list[nn.Module]) -> nn.Module:

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib.config import MOST_THREADS, DataConfig
+from lib.config import MOST_THREADS
 from lib.console import speak
 from lib.data import splits
 from lib.data.sources import Rejected
-from lib.data.splits import Examples, digest
+from lib.data.splits import digest
 from lib.exits import CheckError, StoppedError
 from lib.files import read_json, replacing, sha256_of, write_json, write_lines
 from lib.retrieval import nearest
@@ -148,8 +148,7 @@ class Builder:
     def _refuse_rejected(self, rejected: list[Rejected], num_rejected: int, num_read: int) -> None:
         if rejected:
             write_lines(self.out / "rejected.jsonl", map(dataclasses.asdict, rejected))
-        config = DataConfig(max_rejected=self.max_rejected)
-        splits.refuse_rejected(Examples({}, rejected, num_read), config, num_rejected)
+        splits.refuse_rejected(rejected, (num_rejected, num_read), self.max_rejected)
         if num_read == num_rejected:
             raise ValueError(f"{self.source.name} holds no passages")
 

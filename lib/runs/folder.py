@@ -72,11 +72,6 @@ class RunFolder(Folder):
         return self.path / "checkpoints"
 
     @property
-    def encoded(self) -> Path:
-        """Token ids of all splits; made again when missing, deleted when the run is done."""
-        return self.path / "encoded"
-
-    @property
     def rejected(self) -> Path:
         """Malformed rows, with reasons."""
         return self.path / "rejected.jsonl"
@@ -126,7 +121,7 @@ def find(word: str, runs_dir: str) -> Path:
     known = sorted(file.parent for file in Path(runs_dir).glob("*/*/config.json"))
     names = {path: [path.name, f"{path.parent.name}/{path.name}", *path.name.split("-", 1)] for path in known}
     found = [p for p in known if word in names[p]] or [p for p in known if p.name.startswith(word)]
-    found = [path for path in found if RunFolder(path).checkpoints.is_dir()] or found  # not a --lint-only
+    found = [path for path in found if RunFolder(path).checkpoints.is_dir()] or found  # one that was refused
     if len(found) == 1:
         return found[0]
     if found:

@@ -14,6 +14,7 @@ from lib.data.rows import EncodedRow
 from lib.models import adapters, backbone, cpu_attention, heads, offload
 from lib.models.freezing import freeze
 from lib.recipe import Recipe
+from lib.training.dist import World
 
 NO_LABEL = -1  # of rows that are only to be predicted
 
@@ -93,9 +94,7 @@ class ModelTask:
                 adapters.load(model.backbone, folder / "adapter")
         return model
 
-    def build_on_disk(
-        self, folder: Path, index: Path, device: torch.device, precision_name: str
-    ) -> nn.Module:
+    def build_on_disk(self, folder: Path, index: Path, world: World) -> nn.Module:
         """The model of a checkpoint for predictions alone: its backbone's weights stay on the disk."""
         adapter = self.config.adapter
         if adapter.quantize != "none":
@@ -108,13 +107,13 @@ class ModelTask:
             base = offload.empty(lambda: adapters.add(base, adapter, self.config.optim.seed))
         files = backbone.files(folder / "backbone" if not self.base_stays else self.described)
         added = folder / "adapter" / adapters.WEIGHTS if adapter.lora_rank else None
-        offload.run_from_disk(base, files, added, index, device)
-        if device.type == "cpu" and precision_name == "bf16":
+        offload.run_from_disk(base, files, added, index, world.device)
+        if world.device.type == "cpu" and world.precision == "bf16":
             cpu_attention.enable(base)
         model = self.assemble(base, [])
         heads.load_head(model, folder)
         if hasattr(model, "head"):
-            model.head.to(device)
+            model.head.to(world.device)
         return model
 
     def _adapted(self, base: Any) -> nn.Module:
