@@ -10,7 +10,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from lib import recipe as recipes
-from lib.config import Config, OptimConfig
+from lib.config import Config
 from lib.console import speak
 from lib.corpus.corpus import PROBES
 from lib.corpus.encoded import Encoded
@@ -144,8 +144,9 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     def evaluate() -> Scores:
         return job.recipe.score(predictor.predict(validation))
 
+    loader = Loader(task.costs(rows), job.config.optim)
     writer = checkpoint.Writer(job.folder.checkpoints, config.tracking.keep)
-    return loop.Parts(job, task, engine, rows, make_loader(job.config.optim, rows), writer, evaluate)
+    return loop.Parts(job, task, engine, rows, loader, writer, evaluate)
 
 
 def _record_weights(folder: RunFolder, model: nn.Module, task: Task, fresh: bool) -> None:
@@ -156,19 +157,6 @@ def _record_weights(folder: RunFolder, model: nn.Module, task: Task, fresh: bool
         folder.write_record(weights=backbone.fingerprint(model.state_dict()), base=fingerprints.get("base"))
     else:
         resume.check_base(folder, model, task)
-
-
-def make_loader(optim: OptimConfig, rows: Rows) -> Loader:
-    """The training rows in steps, as the configuration says."""
-    return Loader(
-        rows,
-        batch=optim.batch,
-        epochs=optim.epochs,
-        max_steps=optim.max_steps,
-        token_budget=optim.token_budget,
-        min_micro_batches=optim.min_micro_batches,
-        seed=optim.seed,
-    )
 
 
 def _moments(begin: Path | None) -> Mapping[str, Tensor] | None:
@@ -199,7 +187,7 @@ def _fit(job: Job, engine: Engine, task: Task, rows: Rows) -> Job:
 
 def _costliest(task: Task, rows: Rows) -> MakeBatch:
     def make(budget: int) -> tuple[Any, str]:
-        piece = max(evaluation_batches(rows, budget), key=lambda piece: piece.cost)
+        piece = max(evaluation_batches(task.costs(rows), budget), key=lambda piece: piece.cost)
         longest = max(int(rows.longest_by_row()[row]) for row in piece.rows)
         words = f"{len(piece.rows)} rows, the longest sequence {longest} tokens"
         return task.collate(rows, piece.rows), words

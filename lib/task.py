@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from lib.data.loader import Costs
 from lib.data.rows import EncodedRow, Rows
 from lib.recipe import Example, Prediction
 from lib.training.dist import World
@@ -58,6 +59,9 @@ class Task(Protocol):
 
     def shown(self, row: EncodedRow) -> list[str]:
         """The row's sequences as words, special tokens included; tokens that carry loss in [[ ]]."""
+
+    def costs(self, rows: Rows) -> Costs:
+        """What sets of these rows take to compute together."""
 
     def build(self, folder: Path | None) -> nn.Module:
         """The model: fresh, or with the weights of a checkpoint's folder."""

@@ -21,6 +21,7 @@ from lib.command_line import parse
 from lib.config import Config
 from lib.corpus.corpus import Corpus
 from lib.data import rows as encoded_rows
+from lib.data.loader import Loader
 from lib.data.rows import Rows
 from lib.evaluation.predictor import Predictor
 from lib.job import Job
@@ -68,7 +69,7 @@ def gradient(config: Config, task: Task, rows: Rows, world: World, pieces: int) 
     parts.job = Job(config, recipe.load(config.recipe), None, world, None)  # type: ignore[arg-type]
     parts.task, parts.engine, parts.rows = task, engine, rows
     exchanged = exchanges(engine)
-    compute(parts, run.make_loader(config.optim, rows).step(1))
+    compute(parts, Loader(task.costs(rows), config.optim).step(1))
     if world.size > 1:
         assert len(exchanged) == len(set(exchanged)), "a bucket of gradients was exchanged twice in a step"
         assert exchanged, "nothing was exchanged"

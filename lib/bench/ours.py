@@ -8,9 +8,9 @@ from torch import nn
 
 from lib.bench.clock import Clock
 from lib.bench.setting import Setting
+from lib.data.loader import Loader
 from lib.models.choosers import log_probabilities
 from lib.models.placement import place
-from lib.run import make_loader
 from lib.training import dist
 from lib.training.ddp import Ddp
 from lib.training.loop import draw_of
@@ -23,7 +23,7 @@ def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     config, task = setting.config, setting.task
     world = dist.setup(order["threads"]).settled("bf16")
     model = place(setting.model(), world.device, world.precision)
-    engine, loader = Ddp(model, config.optim, world), make_loader(config.optim, setting.train)
+    engine, loader = Ddp(model, config.optim, world), Loader(task.costs(setting.train), config.optim)
     engine.start(task.collate(setting.train, (0,)).to(world.device), task.loss, None)
     clock = Clock()
     for number in range(1, loader.num_steps + 1):
@@ -40,7 +40,7 @@ def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
 
 def padding(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     """Real / computed tokens of a whole epoch: what is computed is a function of the rows alone."""
-    loader = make_loader(setting.config.optim, setting.train)
+    loader = Loader(setting.task.costs(setting.train), setting.config.optim)
     batches = [
         setting.task.collate(setting.train, piece.rows)
         for number in range(1, loader.num_steps + 1)

@@ -29,7 +29,8 @@ class Predictor:
         number of forward passes (one that is short of a batch computes the cheapest again). Raises
         StoppedError on all ranks when one of them was asked to stop."""
         self.model.eval()
-        for piece in deal(evaluation_batches(rows, self.token_budget), self.world.size)[self.world.rank]:
+        batches = evaluation_batches(self.task.costs(rows), self.token_budget)
+        for piece in deal(batches, self.world.size)[self.world.rank]:
             mine = self.answer(rows, piece.rows)
             asked_to_stop = self.world.stop.requested
             shares = dist.gather_json([asked_to_stop, mine if piece.weight else []])

@@ -81,7 +81,7 @@ def score(run: TrainedRun, folder: Path, examples: list[Any]) -> dict[str, Any]:
     rows = encoded_rows.pack(task.encode(examples, lambda: None))
     predictor = Predictor(task, model, world, config.optim.token_budget)
     said: list[Prediction] = []
-    for batch in evaluation_batches(rows, config.optim.token_budget):
+    for batch in evaluation_batches(task.costs(rows), config.optim.token_budget):
         if len(said) < ENOUGH:
             said += predictor.answer(rows, batch.rows)
     stored = {row["id"]: row for row in read_lines(run.folder.predictions("test"))}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lib.config import Config
 from lib.data import text
-from lib.data.rows import EncodedRow
+from lib.data.loader import Costs
+from lib.data.rows import EncodedRow, Rows
 from lib.models import adapters, backbone, cpu_attention, heads, offload
 from lib.models.freezing import freeze
 from lib.recipe import Recipe
@@ -78,6 +79,9 @@ class ModelTask:
 
     def shown(self, row: EncodedRow) -> list[str]:
         return [self.tokenizer.decode(sequence.tolist()) for sequence in row.sequences]
+
+    def costs(self, rows: Rows) -> Costs:
+        return Costs(rows)
 
     def build(self, folder: Path | None = None) -> nn.Module:
         settings, described = self.config.model, self.described
