@@ -90,6 +90,9 @@ def setup(threads: int | None, stop: StopFlag | None = None) -> World:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
+        # cuDNN's attention makes a plan for every new shape, 0.1 to 0.5 s each, and our batches have ever new
+        # lengths (https://github.com/pytorch/pytorch/pull/155958); torch's other kernels need none.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     # oneDNN keeps the code it made for each of the last 1,024 shapes; with batches of ever new lengths that
     # came to 2 GiB after a hundred steps. 64 serve one tensor on its way through a model.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
