@@ -4,7 +4,6 @@ It is written beside its place, checked there by a fresh process against the run
 renamed: a folder with the asked-for name is whole and checked.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from lib.evaluation.trained import TrainedRun
 from lib.exits import CheckError, RepeatsError
 from lib.export import card
 from lib.export.check import is_adapter
-from lib.files import fsync_folder, read_json, write_text
+from lib.files import Lock, fsync_folder, read_json, write_text
 from lib.models import merging
 from lib.runs.record import ROOT
 from lib.training.signals import SIGNALS
@@ -117,23 +116,19 @@ def _beside(out: Path) -> Iterator[Path]:
     beside = out.absolute().parent / f".{out.name}.exporting"
     try:
         beside.mkdir(parents=True, exist_ok=True)
-        handle = os.open(beside, os.O_RDONLY)
+        lock = Lock(beside)
+    except BlockingIOError:
+        raise ValueError(f"another export to {out} is going on; wait for it or name another") from None
     except OSError as error:
         raise ValueError(f"{out} cannot be made: {error.strerror}; name another folder") from error
     before = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another export to {out} is going on; wait for it or name another") from None
-        try:
-            for path in beside.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            yield beside
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        for path in beside.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield beside
     finally:
-        os.close(handle)
+        shutil.rmtree(beside, ignore_errors=True)
+        lock.release()
         for number, handler in before.items():
             signal.signal(number, handler)
 

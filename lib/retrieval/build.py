@@ -5,12 +5,10 @@ moves a cosine by about 1e-7, bf16 arithmetic moved it by 1e-4 before; float32 w
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from lib.data import splits
 from lib.data.sources import Rejected
 from lib.data.splits import digest
 from lib.exits import CheckError, StoppedError
-from lib.files import read_json, replacing, sha256_of, write_json, write_lines
+from lib.files import Lock, read_json, replacing, sha256_of, write_json, write_lines
 from lib.retrieval import nearest
 from lib.retrieval.embed import Embedder
 from lib.retrieval.folder import FORMAT, same_passages
@@ -81,7 +79,7 @@ class Builder:
             self.out.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise ValueError(f"{error.filename} is a file; name a folder for the index") from error
-        with _locked(self.out):
+        with self._lock():
             begun = self._begun()
             if begun is not None:
                 drop_damaged(self.out)
@@ -94,6 +92,14 @@ class Builder:
             begun = self._begin(begun, embedder)
             self._embed(embedder)
             return self._conclude(begun, embedder)
+
+    def _lock(self) -> Lock:
+        try:
+            return Lock(self.out / ".lock")
+        except BlockingIOError:
+            raise ValueError(
+                f"another process builds into {self.out}; wait for it or name another folder"
+            ) from None
 
     def _begun(self) -> dict[str, Any] | None:
         """What an earlier build into this folder was asked for; None when there was none."""
@@ -269,16 +275,3 @@ def _named(source: PassageFile | HubPassages) -> dict[str, Any]:
     if isinstance(source, PassageFile):
         return {"passages": source.name}
     return {"passages": source.name, "config": source.configuration, "split": source.split}
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder until this process ends. Raises ValueError when another one builds into it."""
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process builds into {out}; wait for it or name another folder"
-            ) from None
-        yield

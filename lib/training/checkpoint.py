@@ -5,7 +5,6 @@ last file. Only a checkpoint whose every byte agrees with its manifest is ever l
 thread while training continues on copies made beforehand.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -13,8 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from lib.exits import RepeatsError
-from lib.files import fsync_folder, read_json, sha256_of, write_json
+from lib.files import Lock, fsync_folder, read_json, sha256_of, write_json
 from lib.tensor_file import write_tensors
 
 FORMAT = 1
@@ -210,18 +208,6 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return copies
 
 
-@contextmanager
-def alone(checkpoints: Path) -> Iterator[None]:
-    """Ranks that run out of memory in the same step write one after the other."""
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    handle = os.open(checkpoints, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 class Writer:
     """Saves checkpoints in a thread of rank 0. A failure is kept and raised at the next call."""
 
@@ -260,7 +246,9 @@ class Writer:
 
         def work() -> None:
             try:
-                with alone(self.checkpoints):
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+                # ranks that run out of memory in the same step write one after the other
+                with Lock(self.checkpoints, wait=True):
                     put(state["step"], state["best_step"])
             except BaseException as error:  # handed over to the training thread, which raises it
                 self._error = error
