@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from lib.config import MOST_THREADS
-from lib.console import speak
+from lib.console import Meter, speak
 from lib.data import splits
 from lib.data.sources import Rejected
 from lib.data.splits import digest
@@ -27,7 +27,6 @@ from lib.retrieval import nearest
 from lib.retrieval.embed import Embedder
 from lib.retrieval.folder import FORMAT, same_passages
 from lib.retrieval.passages import HubPassages, Passage, PassageFile
-from lib.retrieval.progress import Progress
 from lib.retrieval.shards import CHECKED, COMPRESSED, drop_damaged, shard_file, whole
 from lib.training.signals import StopFlag
 
@@ -181,7 +180,7 @@ class Builder:
         begin, self.num_rejected = shards[-1]["num_read"] if shards else 0, len(rejected)
         if done:
             speak(f"going on after {done} passages in {len(shards)} shards")
-        with Progress(done, self.total) as progress:
+        with Meter(self.total, "passages", done) as meter:
             for number, (passages, broken, num_read) in enumerate(self._pieces(begin), len(shards)):
                 if passages:
                     self._write_shard(number, passages, broken, num_read, embedder)
@@ -189,9 +188,9 @@ class Builder:
                 self.num_rejected = len(rejected)
                 if self.total is None:  # a stream: nobody has looked at all of it
                     self._refuse_rejected(rejected, len(rejected), num_read)
-                progress.step(len(passages))
+                meter.step(meter.done + len(passages))
                 passages.clear()  # before the next shard is read
-        if not done and not progress.done:
+        if not meter.done:
             raise ValueError(f"{self.source.name} holds no passages")
 
     def _pieces(self, begin: int) -> Iterator[tuple[list[Passage], list[Rejected], int]]:
