@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -37,3 +38,64 @@ class Steady:
 def speak(text: str, stream: TextIO | None = None) -> None:
     """Print a line, to stdout if nothing else is said."""
     print(text, file=Steady(stream or sys.stdout), flush=True)
+
+
+class Meter:
+    """How far a long job is: a bar on a terminal, elsewhere a line, at most one in `every_s` seconds."""
+
+    def __init__(
+        self, total: int | None, what: str, done: int = 0, every_s: float = 0.0, shown: bool = True
+    ) -> None:
+        """`done` of `total` (None: nobody knows) things called `what`; `shown` on one of several ranks."""
+        self.total, self.what, self.done, self.every_s, self.shown = total, what, done, every_s, shown
+        self._begun_at, self._begun_s = done, time.monotonic()
+        self._spoke_s = self._begun_s
+        self._bar: Any = None
+        if shown and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                file=Steady(sys.stderr),
+                total=total,
+                initial=done,
+                unit=f" {what}",
+                dynamic_ncols=True,
+                leave=False,
+            )
+
+    def step(self, done: int) -> None:
+        """About so many are done by now."""
+        done = min(done, self.total or done)
+        new, self.done = done - self.done, done
+        if self._bar is not None:
+            self._bar.update(new)
+        elif self.shown and time.monotonic() - self._spoke_s >= self.every_s:
+            self._spoke_s = time.monotonic()
+            speak(self._line(self._spoke_s - self._begun_s))
+
+    def _line(self, seconds: float) -> str:
+        rate = (self.done - self._begun_at) / max(seconds, 1e-9)
+        if self.total is None:
+            return f"{self.done} {self.what}, {rate:.0f}/s"
+        left_s = (self.total - self.done) / max(rate, 1e-9)
+        return f"{self.done} of {self.total} {self.what}, {rate:.0f}/s, {left_s:.0f} s left"
+
+    def speak(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.clear()  # tqdm's own write clears nothing here: it does not know what Steady writes to
+        speak(text)
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The bar goes; what was spoken stays."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

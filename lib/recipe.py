@@ -5,6 +5,7 @@ joined by the tokenizer's separator.
 """
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,11 @@ class Recipe:
     revisions: Mapping[str, str] | None = None
     """Hub data set -> revision, where it is known for certain."""
     licence: str = "see the data set's page"
+
+    def improves(self, new: float, old: float | None) -> bool:
+        """Is a first score better than the best so far? One that is not finite never is."""
+        sign = 1 if self.better == "higher" else -1
+        return math.isfinite(new) and (old is None or sign * new > sign * old)
 
 
 def names() -> list[str]:

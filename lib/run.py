@@ -1,39 +1,44 @@
 """The table of contents: every piece of a run is made and joined here and nowhere else."""
 
-import math
-import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib import recipe as recipes
 from lib.config import Config
-from lib.data import rows as encoded_rows
+from lib.console import speak
+from lib.corpus.corpus import PROBES
+from lib.corpus.encoded import Encoded
 from lib.data.loader import Loader, evaluation_batches
 from lib.data.rows import Rows
-from lib.evaluation import evaluate, scoring, summary
+from lib.evaluation import scoring, summary
+from lib.evaluation.predictor import Predictor
 from lib.evaluation.report import write_report
+from lib.evaluation.trained import TrainedRun
 from lib.exits import BAD_INPUT, CRASHED, DONE, code_of
-from lib.files import read_json, write_json
+from lib.files import write_json
+from lib.job import Job
 from lib.models import adapters, backbone
 from lib.models.freezing import frozen_names
 from lib.models.placement import place
-from lib.recipe import Prediction, Recipe
+from lib.recipe import Recipe, Scores
 from lib.runs import lint, resume
 from lib.runs.folder import RunFolder
-from lib.runs.prepare import PROBES, Prepared, checkpoint_path, prepare, read_examples
+from lib.runs.prepare import Prepared, prepare
+from lib.runs.reading import Read, Reader
 from lib.runs.record import base_fingerprint
 from lib.task import Task
 from lib.tasks import make as make_task
 from lib.tracking import Tracker, clock
-from lib.training import checkpoint, dist, loop, memory, optim
+from lib.training import checkpoint, dist, loop, memory
+from lib.training.ddp import Ddp
 from lib.training.dist import World
-from lib.training.engine import Ddp, freeze_unused
+from lib.training.engine import Engine, MakeBatch
 from lib.training.progress import Progress
 from lib.training.signals import StopFlag
 
@@ -41,127 +46,110 @@ from lib.training.signals import StopFlag
 def train(config: Config, stop: StopFlag | None = None) -> int:
     """One run from rows to report. Raises what lib.exits knows; returns 0. `stop`: the flag of whoever trains
     several, so that no signal is lost between two."""
-    stop = stop or StopFlag()
-    world = dist.setup(config.compute.threads)
+    world = dist.setup(config.compute.threads, stop or StopFlag())
+    recipe = recipes.load(config.recipe)
     try:
-        return _train(config, world, stop)
+        if config.optim.batch < world.size:
+            raise ValueError(
+                f"--batch {config.optim.batch} is smaller than {world.size} ranks; use at least {world.size}"
+            )
+        if config.tracking.lint_only:
+            dist.on_main(lambda: look_through(config, recipe, world))
+        else:
+            _train(config, recipe, world)
     finally:
         dist.leave()
+    return DONE
 
 
-def _train(config: Config, world: World, stop: StopFlag) -> int:
-    if config.optim.batch < world.size:
-        raise ValueError(
-            f"--batch {config.optim.batch} is smaller than {world.size} ranks; use at least {world.size}"
-        )
-    recipe = recipes.load(config.recipe)
-    held: list[RunFolder] = []  # rank 0 keeps the lock
+def look_through(config: Config, recipe: Recipe, world: World) -> None:
+    """--lint-only: what can be said of the rows before any weight loads, without a run folder."""
+    read = Reader.of(config, recipe, world.stop.raise_if_requested).look_through(recipe)
+    for line in (*read.facts, "tokens of the training sequences:", *lint.histogram(read.lint)):
+        speak(line)
+    speak(f"nothing is beyond its threshold; all of it is in {read.encoded.lint}")
+
+
+def _train(config: Config, recipe: Recipe, world: World) -> None:
+    held: list[tuple[RunFolder, Read]] = []  # rank 0 keeps the lock of the folder, and holds the rows
 
     def on_rank_0() -> dict[str, Any]:
-        folder, prepared = prepare(config, recipe, world, stop)
-        held.append(folder)
+        folder, read, prepared = prepare(config, recipe, world)
+        held.append((folder, read))
         return asdict(prepared)
 
     prepared = Prepared(**dist.on_main(on_rank_0))
-    folder = held[0] if held else RunFolder(Path(prepared.folder))
-    world = dist.with_threads(world, prepared.threads)
-    tracker = Tracker(folder.path, config.tracking, world)
+    folder = held[0][0] if held else RunFolder(Path(prepared.folder))
+    world = world.settled(prepared.precision, prepared.threads)
+    optim = {"precision": prepared.precision, "token_budget": prepared.token_budget}
+    config = resume.settled(config, prepared.model_commit, **optim)
+    job = Job(config, recipe, folder, world, Tracker(folder.path, config.tracking, world))
     try:
         for line in (f"run folder {folder.path} (report.html in it when done)", str(world), *prepared.facts):
-            tracker.say(line)
-        if config.tracking.lint_only:
-            return _stop_after_lint(folder, tracker)
-        settled = {"precision": prepared.precision, "token_budget": prepared.token_budget}
-        config = resume.settled(config, prepared.model_commit, **settled)
-        begin = checkpoint_path(prepared)
-        parts = _assemble(config, recipe, folder, begin, world, prepared.precision, stop, tracker)
-        try:
-            progress = loop.train(parts, _progress(begin))
-            config = parts.config  # its token budget may be smaller
-            del parts  # the trained model, its gradients and moments: the best one needs the room
-            memory.give_back(world.device)
-            _finish(config, recipe, folder, progress, world, stop, tracker)
-        except ValueError as error:  # by now it is our fault, not the user's
-            raise RuntimeError(f"{type(error).__name__} while training: {error}") from error
+            job.tracker.say(line)
+        _to_the_end(job, Encoded(Path(prepared.encoded)), prepared.begin)
     except BaseException as error:
-        code = code_of(error)
-        if world.is_main:
-            folder.write_status(phase="ended", exit_code=code)
-        tracker.say(f"run {folder.path} ends with exit code {code}: {error}")
-        if code == CRASHED:
-            tracker.log(traceback.format_exc())
-        if world.is_main and code == BAD_INPUT and not folder.checkpoints.exists():
-            folder.remove()  # refused: a model that cannot be loaded
+        _say_how_it_ended(job, error)
         raise
     finally:
-        tracker.close()
+        job.tracker.close()
         folder.unlock()
-    return DONE
 
 
-def _stop_after_lint(folder: RunFolder, tracker: Tracker) -> int:
-    if tracker.world.is_main:
-        tracker.say("tokens of the training sequences:")
-        for line in lint.histogram(read_json(folder.lint)):
-            tracker.say(line)
-        shutil.rmtree(folder.encoded)
-        folder.write_status(phase="linted", exit_code=DONE)
-    tracker.say(f"nothing is beyond its threshold; all of it is in {folder.lint}")
-    return DONE
+def _say_how_it_ended(job: Job, error: BaseException) -> None:
+    code = code_of(error)
+    job.write_status(phase="ended", exit_code=code)
+    job.tracker.say(f"run {job.folder.path} ends with exit code {code}: {error}")
+    if code == CRASHED:
+        job.tracker.log(traceback.format_exc())
+    if job.world.is_main and code == BAD_INPUT and not job.folder.checkpoints.exists():
+        job.folder.remove()  # refused: a model that cannot be loaded
 
 
-def _assemble(
-    config: Config,
-    recipe: Recipe,
-    folder: RunFolder,
-    begin: Path | None,
-    world: World,
-    precision_name: str,
-    stop: StopFlag,
-    tracker: Tracker,
-) -> loop.Parts:
-    """Make every part of the loop, fresh or from the checkpoint `begin`."""
-    task = make_task(recipe, config)
-    rows, validation = (encoded_rows.load(folder.encoded / split) for split in ("train", "validation"))
-    model: Any = place(task.build(begin), world.device, precision_name)
+def _to_the_end(job: Job, encoded: Encoded, begin: Path | None) -> None:
+    """Train, fresh or from the checkpoint `begin`, then score and report."""
+    parts = _assemble(job, encoded, begin)
+    try:
+        progress = loop.train(parts, _progress(begin))
+        job = parts.job  # its token budget may be smaller
+        del parts  # the trained model, its gradients and moments: the best one needs the room
+        memory.give_back(job.world.device)
+        _finish(job, encoded, progress)
+    except ValueError as error:  # by now it is our fault, not the user's
+        raise RuntimeError(f"{type(error).__name__} while training: {error}") from error
+
+
+def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
+    """Make every part of the loop."""
+    config, world = job.config, job.world
+    task = make_task(job.recipe, config)
+    rows, validation = encoded.rows("train"), encoded.rows("validation")
+    model: Any = place(task.build(begin), world.device, world.precision)
     if config.compute.gradient_checkpointing:
         model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-    dist.on_main(lambda: _record_weights(model, task, folder, fresh=begin is None))
-    config = _fit_memory(config, task, model, rows, world, precision_name, tracker)
-    _describe(model, config, precision_name, folder, tracker)
+    dist.on_main(lambda: _record_weights(job.folder, model, task, fresh=begin is None))
+    engine = Ddp(model, config.optim, world)
+    job = _fit(job, engine, task, rows)
+    _describe(job, model)
     for part in model.called() if config.compute.compile else ():
         part.compile(dynamic=True)
-    engine = Ddp(model, config, world, precision_name)
-    if begin is not None:
-        engine.load_optimizer_state(safetensors.torch.load_file(begin / "optimizer.safetensors"))
-    shortest = int(rows.longest_by_row().argmin())
-    engine.warm_up(task.collate(rows, (shortest,)).to(world.device), task.loss)
-
-    def predict(rows: Rows) -> list[Prediction]:
-        return evaluate.predict(model, task, rows, config.optim.token_budget, world, precision_name, stop)
-
-    if begin is None and recipe.probes:
-        said = predict(encoded_rows.load(folder.encoded / PROBES))
+    shortest = task.collate(rows, (int(rows.longest_by_row().argmin()),)).to(world.device)
+    engine.start(shortest, task.loss, _moments(begin))
+    predictor = Predictor(task, model, world, job.config.optim.token_budget)
+    if begin is None and job.recipe.probes:
+        before = predictor.predict(encoded.rows(PROBES))
         if world.is_main:
-            folder.write_predictions(f"{PROBES} before", said)
+            job.folder.write_predictions(f"{PROBES} before", before)
 
-    return loop.Parts(
-        config=config,
-        world=world,
-        task=task,
-        engine=engine,
-        rows=rows,
-        loader=make_loader(config, rows),
-        writer=checkpoint.Writer(folder.checkpoints, config.tracking.keep),
-        tracker=tracker,
-        stop=stop,
-        evaluate=lambda: recipe.score(predict(validation)),
-        better=better(recipe),
-        status=folder.write_status if world.is_main else lambda **values: None,
-    )
+    def evaluate() -> Scores:
+        return job.recipe.score(predictor.predict(validation))
+
+    loader = Loader(task.costs(rows), job.config.optim)
+    writer = checkpoint.Writer(job.folder.checkpoints, config.tracking.keep)
+    return loop.Parts(job, task, engine, rows, loader, writer, evaluate)
 
 
-def _record_weights(model: nn.Module, task: Task, folder: RunFolder, fresh: bool) -> None:
+def _record_weights(folder: RunFolder, model: nn.Module, task: Task, fresh: bool) -> None:
     """Keep the fingerprints of the weights that a run begins with. Raises CheckError when those that no
     checkpoint keeps (a frozen base) are not what they were."""
     if fresh:
@@ -171,24 +159,8 @@ def _record_weights(model: nn.Module, task: Task, folder: RunFolder, fresh: bool
         resume.check_base(folder, model, task)
 
 
-def better(recipe: Recipe) -> Callable[[float, float | None], bool]:
-    """Is a new first score better than the best so far? One that is not finite never is."""
-    sign = 1 if recipe.better == "higher" else -1
-    return lambda new, old: math.isfinite(new) and (old is None or sign * new > sign * old)
-
-
-def make_loader(config: Config, rows: Rows) -> Loader:
-    """The training rows in steps, as the configuration says."""
-    optim = config.optim
-    return Loader(
-        rows,
-        batch=optim.batch,
-        epochs=optim.epochs,
-        max_steps=optim.max_steps,
-        token_budget=optim.token_budget,
-        min_micro_batches=optim.min_micro_batches,
-        seed=optim.seed,
-    )
+def _moments(begin: Path | None) -> Mapping[str, Tensor] | None:
+    return safetensors.torch.load_file(begin / "optimizer.safetensors") if begin else None
 
 
 def _progress(begin: Path | None) -> Progress:
@@ -199,91 +171,69 @@ def _progress(begin: Path | None) -> Progress:
     )
 
 
-def _fit_memory(
-    config: Config,
-    task: Task,
-    model: nn.Module,
-    rows: Rows,
-    world: World,
-    precision_name: str,
-    tracker: Tracker,
-) -> Config:
-    """Try the costliest micro-batch, halve the token budget until it fits, freeze what no gradient
-    reaches."""
-
-    def costliest(budget: int) -> tuple[Any, str]:
-        piece = max(evaluation_batches(rows, budget), key=lambda piece: piece.cost)
-        longest = max(int(rows.longest_by_row()[row]) for row in piece.rows)
-        return task.collate(
-            rows, piece.rows
-        ), f"{len(piece.rows)} rows, the longest sequence {longest} tokens"
-
-    room = optim.state_bytes(model, config.optim)
-    budget, used = memory.probe(
-        model, costliest, task.loss, config.optim.token_budget, room, world, precision_name
-    )
-    unused = freeze_unused(model, used)
-    if unused:
-        tracker.say(f"no gradient reaches {', '.join(unused)}: frozen")
-    if budget != config.optim.token_budget:
-        tracker.say(
-            f"--token-budget {config.optim.token_budget} does not fit into memory; {budget} does and is used"
+def _fit(job: Job, engine: Engine, task: Task, rows: Rows) -> Job:
+    """The job with the token budget that fits into memory; what no gradient reaches is frozen."""
+    wanted = job.config.optim.token_budget
+    fitted = engine.fit(_costliest(task, rows), task.loss, wanted)
+    if fitted.unused:
+        job.tracker.say(f"no gradient reaches {', '.join(fitted.unused)}: frozen")
+    if fitted.token_budget != wanted:
+        job.tracker.say(
+            f"--token-budget {wanted} does not fit into memory; {fitted.token_budget} does and is used"
         )
-    return replace(config, optim=replace(config.optim, token_budget=budget))
+    optim = replace(job.config.optim, token_budget=fitted.token_budget)
+    return job.with_config(replace(job.config, optim=optim))
 
 
-def _describe(
-    model: nn.Module, config: Config, precision_name: str, folder: RunFolder, tracker: Tracker
-) -> None:
-    size = adapters.count(model)
-    if tracker.world.is_main:
-        folder.write_record(parameters=size)
-    adapter, kept = config.adapter, precision_name
+def _costliest(task: Task, rows: Rows) -> MakeBatch:
+    def make(budget: int) -> tuple[Any, str]:
+        piece = max(evaluation_batches(task.costs(rows), budget), key=lambda piece: piece.cost)
+        longest = max(int(rows.longest_by_row()[row]) for row in piece.rows)
+        words = f"{len(piece.rows)} rows, the longest sequence {longest} tokens"
+        return task.collate(rows, piece.rows), words
+
+    return make
+
+
+def _describe(job: Job, model: nn.Module) -> None:
+    size, adapter, say = adapters.count(model), job.config.adapter, job.tracker.say
+    job.write_record(parameters=size)
+    kept = job.world.precision
     kept += f", LoRA of rank {adapter.lora_rank}" if adapter.lora_rank else ""
     kept += f" on a base in {adapter.quantize}" if adapter.quantize != "none" else ""
-    tracker.say(
-        f"model {config.model.model}: {size['trainable']:,} of {size['total']:,} parameters train, "
+    say(
+        f"model {job.config.model.model}: {size['trainable']:,} of {size['total']:,} parameters train, "
         f"{size['bytes'] / 2**20:,.0f} MiB of weights, {kept}"
     )
-    if adapter.quantize != "none" and tracker.world.device.type == "cpu":
-        tracker.say("products with quantized weights are slow on a CPU; --quantize none is faster there")
+    if adapter.quantize != "none" and job.world.device.type == "cpu":
+        say("products with quantized weights are slow on a CPU; --quantize none is faster there")
     if frozen := frozen_names(model):
-        tracker.say(f"frozen: {', '.join(frozen)}")
-    dropout = config.model.attention_dropout
+        say(f"frozen: {', '.join(frozen)}")
+    dropout = job.config.model.attention_dropout
     why = "" if dropout else " (0 keeps CPU attention on its fast path)"
-    tracker.say(f"attention dropout {dropout:g}{why}")
+    say(f"attention dropout {dropout:g}{why}")
 
 
-def _finish(
-    config: Config,
-    recipe: Recipe,
-    folder: RunFolder,
-    progress: Progress,
-    world: World,
-    stop: StopFlag,
-    tracker: Tracker,
-) -> None:
+def _finish(job: Job, encoded: Encoded, progress: Progress) -> None:
     """Score validation and test with the best checkpoint; write predictions, scores and the report."""
     # From the folder, also with --wandb online: its artifact is uploaded by a process that no run waits for.
     # `evaluate.py RUN --from-artifact` loads it back and must give the same digits.
+    folder, tracker = job.folder, job.tracker
     best = folder.checkpoints / checkpoint.name_of(progress.best_step or progress.step)
     tracker.say(f"scoring with the best checkpoint, {best.name}")
     dist.on_main(lambda: checkpoint.require_whole(best))
-    examples = read_examples(folder)
-    task = make_task(recipe, config, best)
-    splits, unscored = ("validation", "test"), (PROBES,) if recipe.probes else ()
-    scores = scoring.score(
-        config, recipe, task, folder, folder, best, examples, splits, unscored, world, stop
-    )
-    if not world.is_main:
+    run = TrainedRun(folder, best, job.config, job.recipe)
+    splits = ("validation", "test", *([PROBES] if job.recipe.probes else []))
+    rows, examples = {split: encoded.rows(split) for split in splits}, encoded.examples()
+    scores = scoring.score(run, run.predictor(job.world), rows, examples, folder)
+    if not job.world.is_main:
         return
     write_json(folder.path / "scores.json", scores)
-    for split, found in scores["splits"].items():
-        tracker.say(f"{split} ({found['num_rows']} rows)")
-        for line in summary.table(found):
+    for split, scored in scores["splits"].items():
+        tracker.say(f"{split} ({scored['num_rows']} rows)")
+        for line in summary.table(scored):
             tracker.say("  " + line)
-    folder.write_record(training_seconds=progress.seconds, peak_gib=memory.peak_gib(world.device))
+    folder.write_record(training_seconds=progress.seconds, peak_gib=memory.peak_gib(job.world.device))
     report = write_report(folder, examples)
-    shutil.rmtree(folder.encoded)
     folder.write_status(phase="done", step=progress.step, exit_code=DONE)
     tracker.say(f"done in {clock(progress.seconds)} of training; report: {report}")

@@ -6,8 +6,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from lib.data.loader import Costs
 from lib.data.rows import EncodedRow, Rows
 from lib.recipe import Example, Prediction
+from lib.training.dist import World
 
 
 class Batch(Protocol):
@@ -58,10 +60,13 @@ class Task(Protocol):
     def shown(self, row: EncodedRow) -> list[str]:
         """The row's sequences as words, special tokens included; tokens that carry loss in [[ ]]."""
 
+    def costs(self, rows: Rows) -> Costs:
+        """What sets of these rows take to compute together."""
+
     def build(self, folder: Path | None) -> nn.Module:
         """The model: fresh, or with the weights of a checkpoint's folder."""
 
-    def build_on_disk(self, folder: Path, index: Path, device: Any, precision_name: str) -> nn.Module:
+    def build_on_disk(self, folder: Path, index: Path, world: World) -> nn.Module:
         """The model of a checkpoint for predictions alone, its backbone's weights on the disk."""
 
     def assemble(self, base: Any, frozen: list[nn.Module]) -> nn.Module:

@@ -5,6 +5,7 @@ warning, never the run.
 """
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lib.config import TrackingConfig
-from lib.console import Steady, speak
+from lib.console import Meter, speak
 from lib.files import read_lines, write_lines
 from lib.training.dist import World
 from lib.training.memory import peak_gib
@@ -29,17 +30,11 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
 
 
-class Patience:
-    """Says now and then how far an evaluation is, on rank 0."""
+class Patience(Meter):
+    """How far an evaluation is, over all ranks: `step` takes what this rank has done, times their number."""
 
     def __init__(self, world: World, num_rows: int) -> None:
-        self.world, self.num_rows, self.said_s = world, num_rows, time.monotonic()
-
-    def step(self, done: int) -> None:
-        """About `done` rows are predicted, over all ranks."""
-        if self.world.is_main and time.monotonic() - self.said_s > SAY_EVERY_S:
-            self.said_s = time.monotonic()
-            speak(f"  about {done:,} of {self.num_rows:,} rows predicted")
+        super().__init__(num_rows, "rows predicted", every_s=SAY_EVERY_S, shown=world.is_main)
 
 
 class Tracker:
@@ -49,7 +44,7 @@ class Tracker:
         self.folder, self.config, self.world = folder, config, world
         self._log = self._open(folder / ("train.log" if world.is_main else f"train.rank{world.rank}.log"))
         self._metrics = self._open(folder / "metrics.jsonl") if world.is_main else None
-        self._bar: Any = None
+        self._meter: Meter | None = None
         self._warned = False
         self._follower: subprocess.Popen[bytes] | None = None
         self._since: list[dict[str, Any]] = []
@@ -65,10 +60,7 @@ class Tracker:
     def say(self, text: str) -> None:
         """A line for people: on rank 0's console, and in this rank's log file."""
         if self.world.is_main:
-            if self._bar is not None:
-                self._bar.write(text, file=Steady(sys.stdout))
-            else:
-                speak(text)
+            (self._meter.speak if self._meter else speak)(text)
         self.log(text)
 
     def log(self, text: str) -> None:
@@ -100,17 +92,8 @@ class Tracker:
         self._metrics = self._open(path)
         if self.config.wandb != "off" and self._follower is None:
             self._follow()
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                file=Steady(sys.stderr),
-                total=num_steps,
-                initial=first_step - 1,
-                unit="step",
-                dynamic_ncols=True,
-                leave=False,
-            )
+        # its bar alone: the lines are the columns below
+        self._meter = Meter(num_steps, "steps", first_step - 1, every_s=math.inf)
         self.say("".join(name.rjust(width) for name, width in zip(COLUMNS, WIDTHS, strict=True)))
 
     def step(self, values: dict[str, Any]) -> None:
@@ -118,9 +101,9 @@ class Tracker:
         one."""
         self.record("train", **values)
         self._since.append(values)
-        if self._bar is not None:
-            self._bar.update()
         step = values["step"]
+        if self._meter is not None:
+            self._meter.step(step)
         if step % self.config.log_every and step not in (1, self.num_steps):
             return
         seconds = sum(item["seconds"] for item in self._since)
@@ -171,9 +154,9 @@ class Tracker:
             )
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        if self._meter is not None:
+            self._meter.close()
+            self._meter = None
         for file in (self._log, self._metrics):
             with suppress(OSError):  # a full disk: lines that could not be written were warned of
                 if file is not None:

@@ -19,16 +19,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib import exits, recipe, run
 from lib.command_line import parse
 from lib.config import Config
+from lib.corpus.corpus import Corpus
 from lib.data import rows as encoded_rows
-from lib.data import sources, splits
+from lib.data.loader import Loader
 from lib.data.rows import Rows
-from lib.evaluation import evaluate
+from lib.evaluation.predictor import Predictor
+from lib.job import Job
 from lib.task import Task
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
 from lib.training import dist
+from lib.training.ddp import Ddp
 from lib.training.dist import World
-from lib.training.engine import Ddp, freeze_unused
+from lib.training.engine import freeze_unused
 from lib.training.loop import Parts, compute
 from tests.tools import SHORT
 
@@ -50,8 +53,8 @@ def configuration(name: str, model: str, runs_dir: str) -> Config:
 def encoded(name: str, config: Config) -> tuple[Task, Rows]:
     loaded = recipe.load(name)
     task = make_task(loaded, config)
-    examples = splits.complete(splits.make(sources.load(config.data, loaded), loaded), config.data)
-    return task, encoded_rows.pack(task.encode(examples.splits["train"][:ODD_ROWS], lambda: None))
+    examples = Corpus.read(config.data, loaded).complete().splits["train"][:ODD_ROWS]
+    return task, encoded_rows.pack(task.encode(examples, lambda: None))
 
 
 def gradient(config: Config, task: Task, rows: Rows, world: World, pieces: int) -> np.ndarray:
@@ -60,11 +63,13 @@ def gradient(config: Config, task: Task, rows: Rows, world: World, pieces: int) 
     config = dataclasses.replace(config, optim=optim)
     model = task.build(None)
     freeze_unused(model, [p for name, p in model.named_parameters() if "pooler" not in name])
-    engine = Ddp(model, config, world, "fp32")
-    parts = object.__new__(Parts)  # compute() needs these five
-    parts.config, parts.world, parts.task, parts.engine, parts.rows = config, world, task, engine, rows
+    engine = Ddp(model, config.optim, world)
+    engine.start(task.collate(rows, (0,)), task.loss, None)
+    parts = object.__new__(Parts)  # compute() needs these four
+    parts.job = Job(config, recipe.load(config.recipe), None, world, None)  # type: ignore[arg-type]
+    parts.task, parts.engine, parts.rows = task, engine, rows
     exchanged = exchanges(engine)
-    compute(parts, run.make_loader(config, rows).step(1))
+    compute(parts, Loader(task.costs(rows), config.optim).step(1))
     if world.size > 1:
         assert len(exchanged) == len(set(exchanged)), "a bucket of gradients was exchanged twice in a step"
         assert exchanged, "nothing was exchanged"
@@ -110,7 +115,7 @@ def check(name: str, model: str, out: Path, world: World) -> None:
         found = gradient(config, task, rows, world, pieces)
         if world.is_main:
             np.save(out / f"gradient-{pieces}.npy", found)
-    said = evaluate.predict(task.build(None), task, rows, 600, world, "fp32")
+    said = Predictor(task, task.build(None), world, 600).predict(rows)
     if world.is_main:
         (out / "said.json").write_text(json.dumps(said))
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from lib import recipe as recipes
+from lib.config import DataConfig
+from lib.corpus.corpus import Corpus
 from lib.data import splits
 from lib.data.sources import RawRow, Source
 from lib.evaluation import metrics, summary
@@ -130,7 +132,9 @@ def test_line_breaks_and_half_an_emoji_survive() -> None:
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 500])
 def test_any_number_of_sample_rows_are_all_sound(num_rows: int) -> None:
     rows = ARENA.sample(num_rows, 3)
-    found = splits.make(Source("sample", {"train": [RawRow("row", values) for values in rows]}), ARENA)
+    found = Corpus.of(
+        Source("sample", {"train": [RawRow("row", values) for values in rows]}), DataConfig(), ARENA
+    )
     assert (len(rows), len(found.splits["train"]), found.rejected) == (num_rows, num_rows, [])
     assert len({example["id"] for example in found.splits["train"]}) == num_rows
 

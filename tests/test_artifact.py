@@ -66,7 +66,7 @@ def test_the_fetched_checkpoint_gives_the_same_digits_without_the_run_folders_ow
     finished: Path, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not (service.at / "optimizer.safetensors").exists()
-    monkeypatch.setattr("lib.evaluation.rescore.best_checkpoint", None)  # not even looked at
+    monkeypatch.setattr("lib.evaluation.trained.best_checkpoint", None)  # not even looked at
     found = rescore(finished, None, None, None, from_artifact=True)
     assert found["scores"]["scores"] == found["said"]["scores"]
     assert checkpoint.verify(next((finished / "artifact").iterdir())) == "optimizer.safetensors is missing"

@@ -61,7 +61,7 @@ def test_rows_of_one_tensor_find_their_own_states() -> None:
     trees = plant([short, long], pad=0)
     (tree,) = trees.groups  # the longer row first, as groups are sorted
     assert tree.ids.tolist() == [[4, 5, 6, 7], [1, 2, 3, 0]]
-    assert tree.parts[1].tolist() == [0, 1, 2, PADDING]
+    assert tree.parts[1].tolist() == [0, 1, 2, 0] and tree.documents[1].tolist() == [0, 0, 0, PADDING]
     # row `short` stands second: its prefix is at 4, and both its options follow it; `long`'s ends at 1
     assert trees.predictors.tolist() == [4, 4, 1, 1]
     assert trees.widths.tolist() == [2, 2]

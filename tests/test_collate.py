@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lib.data import collate
-from lib.data.collate import CALL_TOKENS, GRAIN
+from lib.data.collate import CALL_TOKENS, GRAIN, _device
 
 PAD = 0
 
@@ -15,7 +15,7 @@ PAD = 0
 def cost(lengths: np.ndarray, groups: list[np.ndarray]) -> int:
     """Padding when each group is one tensor as long as its longest sequence, and CALL_TOKENS a group."""
     padding = sum(int(lengths[group].max() * len(group) - lengths[group].sum()) for group in groups)
-    return padding + CALL_TOKENS * len(groups)
+    return padding + CALL_TOKENS[_device()] * len(groups)
 
 
 def by_trying_all(lengths: np.ndarray) -> int:

@@ -4,9 +4,15 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
+from lib.console import Meter
 from tests.tools import ROOT, SHORT, only_run, start, status
 
 LONG = [*SHORT, "--model", "tiny", "--init", "random", "--max-steps", "100000", "--epochs", "1e5"]
@@ -18,6 +24,79 @@ def test_printing_into_a_closed_pipe_is_no_error_and_python_ends_with_0() -> Non
     assert process.stdout is not None
     process.stdout.close()
     assert process.wait(60) == 0
+
+
+class Clock:
+    """Goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    monkeypatch.setattr("lib.console.time", clock)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    return clock
+
+
+def test_a_meter_says_how_far_how_fast_and_how_long_yet(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Meter(100, "rows", done=20) as meter:
+        clock.now_s += 10
+        meter.step(40)  # 20 new ones in 10 s, so the other 60 take 30 s
+        clock.now_s += 10
+        meter.step(102)  # about: never more than there are
+    assert capsys.readouterr().out == "40 of 100 rows, 2/s, 30 s left\n100 of 100 rows, 4/s, 0 s left\n"
+    Meter(None, "rows").step(7)
+    assert capsys.readouterr().out.startswith("7 rows, ")  # of nobody knows how many
+
+
+def test_a_meter_keeps_silent_between_two_lines_and_where_it_is_not_shown(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meters = Meter(9, "rows", every_s=30), Meter(9, "rows", every_s=30, shown=False)
+    for done, now_s in enumerate((129, 130, 159, 161), 1):
+        clock.now_s = now_s
+        for meter in meters:
+            meter.step(done)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["2", "4"]
+
+
+BAR = """
+import time
+from lib.console import Meter
+with Meter(3, "rows") as meter:
+    time.sleep(0.2)  # tqdm draws ten times a second at most
+    meter.step(2)
+    meter.speak("a line above it")
+"""
+
+
+def pieces_of(master: int) -> Iterator[str]:
+    """What was written to a terminal that nobody writes to any more."""
+    with suppress(OSError):
+        while piece := os.read(master, 4096):
+            yield piece.decode()
+    os.close(master)
+
+
+def test_on_a_terminal_a_meter_is_a_bar_and_lines_stand_above_it() -> None:
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 80))
+    words = [sys.executable, "-c", BAR]
+    subprocess.run(words, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, timeout=60, check=True)
+    os.close(slave)
+    seen = "".join(pieces_of(master))
+    assert "2/3 [" in seen and "s left" not in seen  # no lines of its own
+    assert "\ra line above it\r\n" in seen  # the bar had made room
+    assert not "".join(seen.split("\r")[-2:]).strip()  # at the end it is gone
 
 
 def test_a_terminal_that_hangs_up_saves_the_run(tmp_path: Path) -> None:

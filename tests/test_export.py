@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from lib import exits, recipe, run
 from lib.command_line import parse
 from lib.config import Config
-from lib.evaluation.rescore import own_examples
+from lib.evaluation.trained import TrainedRun
 from lib.exits import CheckError, RepeatsError
 from lib.export import card, check, make, push
 from lib.files import read_json, read_lines, write_json
@@ -152,8 +152,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     for name, (fixture, adapter_only) in EXPORTS.items():
         folder: Path = request.getfixturevalue(fixture)
         make.export(folder, at / name, adapter_only=adapter_only, base=None, check=False)
-        config, runs[name] = RunFolder(folder).config(), folder
-        rows = own_examples(config, recipe.load(config.recipe), RunFolder(folder))["test"]
+        runs[name] = folder
+        rows = TrainedRun.open(folder).corpus().splits["test"]
         inside[name] = (str(folder), str(at / name), rows)
         asked = ("texts", "question", "options", "context")
         words = [{key: row[key] for key in asked if key in row} for row in rows[:4]]  # type: ignore[literal-required]

@@ -18,12 +18,16 @@ LAYERS = (
     ("lib.seeds",),
     ("lib.start",),
     ("lib.run", "lib.launch", "lib.export"),
-    ("lib.evaluation.rescore", "lib.evaluation.predict"),
-    ("lib.runs.prepare", "lib.evaluation.scoring"),
+    ("lib.evaluation.rescore", "lib.evaluation.predict", "lib.evaluation.scoring"),
+    ("lib.evaluation.trained", "lib.runs.prepare"),
+    ("lib.runs.reading",),
     ("lib.tasks",),
-    ("lib.training", "lib.evaluation", "lib.runs", "lib.tracking"),
+    ("lib.training", "lib.job"),
+    ("lib.evaluation", "lib.runs", "lib.tracking"),
+    ("lib.corpus",),
     ("lib.task",),
-    ("lib.training.engine", "lib.training.checkpoint", "lib.training.memory", "lib.training.optim"),
+    ("lib.training.ddp", "lib.training.engine"),
+    ("lib.training.checkpoint", "lib.training.memory", "lib.training.optim"),
     ("lib.retrieval",),
     ("lib.models",),
     ("lib.recipes",),
@@ -56,6 +60,7 @@ RANK_VARIABLES = (
 DIST = ROOT / "lib" / "training" / "dist.py"
 # These may ask who they are; others may ask only around what one process does alone.
 RANK_FILES = (DIST, ROOT / "lib" / "tracking.py", ROOT / "lib" / "training" / "checkpoint.py")
+ENGINE_VERBS = ("fit", "start", "forward", "backward", "step", "snapshot")  # all ranks call them
 # All of these would unpickle, or run code that came with a model or a data set.
 UNSAFE = r"\bimport pickle|\bpickle\.\w|torch\.(load|save)\(|allow_pickle=True|_object(_list)?\("
 UNSAFE += "|trust_remote_code=True"
@@ -205,8 +210,9 @@ def called(path: Path, nodes: list[ast.stmt] | list[ast.expr]) -> set[str]:
 
 def collectives() -> set[str]:
     """The functions in which ranks wait for each other: those of dist, and whoever calls one."""
-    # the last two are functions in a field and in a closure
-    found = {"torch.distributed.all_gather", "parts.evaluate", "predict"}
+    # the others are verbs of objects, as they are written where they are called
+    found = {"torch.distributed.all_gather", "parts.evaluate", "self.stream", "predictor.predict"}
+    found |= {f"{name}.{verb}" for name in ("engine", "parts.engine") for verb in ENGINE_VERBS}
     calls = [
         (f"{name}.{function.name}", called(path, function.body))
         for name, path in MODULES.items()
@@ -236,7 +242,8 @@ def alone(body: list[ast.stmt]) -> list[list[ast.stmt] | list[ast.expr]]:
 def test_no_rank_waits_for_others_inside_a_question_for_its_rank() -> None:
     waiting = collectives()
     known = {f"lib.training.dist.{name}" for name in ("gather_floats", "gather_json", "on_main", "barrier")}
-    known |= {"lib.evaluation.evaluate.predict", "lib.evaluation.scoring.score", "lib.run._finish"}
+    known |= {"lib.evaluation.predictor.predict", "lib.evaluation.scoring.score", "lib.run._finish"}
+    known |= {"lib.training.loop.snapshot", "lib.training.loop.save", "lib.run._fit"}
     assert known | {"lib.training.loop.agree", "lib.training.loop.settle"} <= waiting
     for path in FILES:
         if path == DIST:  # on_main itself

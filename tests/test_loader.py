@@ -1,13 +1,13 @@
 """Which rows make which step: every row once an epoch, pieces within the budget, nothing knows of ranks."""
 
-import inspect
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lib.config import OptimConfig
 from lib.data import loader
-from lib.data.loader import Loader, MicroBatch, Step
+from lib.data.loader import Costs, Loader, MicroBatch, Step
 from lib.data.rows import EncodedRow, Rows, pack
 
 
@@ -29,7 +29,7 @@ def draw_rows(num_rows: int, seed: int = 0, longest: int = 60) -> Rows:
 
 def make(rows: Rows, batch: int, **values: Any) -> Loader:
     given = {"epochs": 2, "max_steps": None, "token_budget": 400, "min_micro_batches": 4, "seed": 0}
-    return Loader(rows, batch=batch, **(given | values))
+    return Loader(Costs(rows), OptimConfig(batch=batch, **(given | values)))
 
 
 def steps(loader: Loader) -> list[Step]:
@@ -118,7 +118,7 @@ def test_a_batch_holds_rows_of_like_length() -> None:
 
 
 def cut(rows: Rows, token_budget: int, min_pieces: int) -> list[MicroBatch]:
-    return loader.cut(np.arange(len(rows)), rows, token_budget, min_pieces)
+    return loader.cut(np.arange(len(rows)), Costs(rows), token_budget, min_pieces)
 
 
 @pytest.mark.parametrize("min_pieces", [1, 2, 3, 4, 5, 9])
@@ -162,10 +162,31 @@ def test_rows_of_like_length_stay_together_longest_first() -> None:
     assert longest[order].tolist() == sorted(longest.tolist(), reverse=True)
 
 
+class SharedContexts(Costs):
+    """Rows 0, 1, 2 and 3, 4, 5 ... share a context of 20 tokens and have 5 tokens of their own."""
+
+    def tokens(self, indices: np.ndarray) -> int:
+        return 20 * len({int(row) // 3 for row in indices}) + 5 * len(indices)
+
+
+def test_a_set_of_rows_that_share_a_context_costs_less_than_its_rows() -> None:
+    costs = SharedContexts(rows_of([[25]] * 12))
+    # alone 2 rows of 25 fit into 60; together 3 rows of a context (35) do, and a second context does not (60
+    # with a row of it: 3 * 5 + 5 + 2 * 20)
+    assert [piece.rows for piece in loader.evaluation_batches(costs, 59)] == [
+        (0, 1, 2),
+        (3, 4, 5),
+        (6, 7, 8),
+        (9, 10, 11),
+    ]
+    assert [len(piece.rows) for piece in loader.cut(np.arange(12), costs, 59, 1)] == [3, 3, 3, 3]
+    assert [len(piece.rows) for piece in loader.evaluation_batches(Costs(costs.rows), 59)] == [2] * 6
+
+
 def test_a_cut_depends_on_the_rows_and_not_on_their_order() -> None:
     rows = draw_rows(24)
     shuffled = np.random.default_rng(1).permutation(24)
-    assert loader.cut(shuffled, rows, 300, 4) == cut(rows, 300, 4)
+    assert loader.cut(shuffled, Costs(rows), 300, 4) == cut(rows, 300, 4)
 
 
 # ranks
@@ -197,12 +218,6 @@ def test_the_costliest_pieces_go_to_the_rank_with_least_work() -> None:
 
 
 def test_the_rows_of_a_step_never_depend_on_the_number_of_ranks() -> None:
-    # neither the loader nor the cut is told how many there are
-    known = set(inspect.signature(Loader).parameters) | set(inspect.signature(loader.cut).parameters)
-    assert known == {
-        *("rows", "batch", "epochs", "max_steps", "token_budget", "min_micro_batches", "seed"),
-        *("indices", "min_pieces"),
-    }
     for step in steps(make(draw_rows(23), 7, epochs=1)):
         for num_ranks in range(1, 6):
             shares = loader.deal(step.micro_batches, num_ranks)
@@ -217,7 +232,7 @@ def test_the_rows_of_a_step_never_depend_on_the_number_of_ranks() -> None:
 def test_evaluation_takes_every_row_once_within_the_budget_longest_first(token_budget: int) -> None:
     for num_rows in (1, 2, 15, 16, 17, 40):
         rows = draw_rows(num_rows)
-        batches = loader.evaluation_batches(rows, token_budget)
+        batches = loader.evaluation_batches(Costs(rows), token_budget)
         order = [row for batch in batches for row in batch.rows]
         assert sorted(order) == list(range(num_rows))
         assert [batch.number for batch in batches] == list(range(len(batches)))
@@ -229,8 +244,12 @@ def test_evaluation_takes_every_row_once_within_the_budget_longest_first(token_b
 
 def test_evaluation_batches_are_filled_to_the_budget() -> None:
     # rows of 20 tokens: two are 40, three would be 60
-    assert [len(batch.rows) for batch in loader.evaluation_batches(rows_of([[20]] * 5), 59)] == [2, 2, 1]
-    assert [len(batch.rows) for batch in loader.evaluation_batches(rows_of([[20]] * 5), 60)] == [3, 2]
+    assert [len(batch.rows) for batch in loader.evaluation_batches(Costs(rows_of([[20]] * 5)), 59)] == [
+        2,
+        2,
+        1,
+    ]
+    assert [len(batch.rows) for batch in loader.evaluation_batches(Costs(rows_of([[20]] * 5)), 60)] == [3, 2]
 
 
 # rows

@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 
 from lib import exits, recipe, run
 from lib.command_line import parse
+from lib.config import DataConfig
+from lib.corpus.corpus import OTHER, Corpus
 from lib.data import rows as encoded_rows
-from lib.evaluation import evaluate
-from lib.evaluation.predict import predict, read
+from lib.evaluation.predict import predict
+from lib.evaluation.predictor import Predictor
 from lib.evaluation.rescore import rescore
 from lib.exits import CheckError
 from lib.files import read_lines
@@ -84,16 +86,17 @@ def test_an_exam_without_answers_becomes_a_submission(exam: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["arena", "boolq", "science_exam"])
 def test_rows_without_a_label_are_examples_only_where_none_is_needed(name: str, tmp_path: Path) -> None:
-    from lib.data import sources, splits
+    from lib.data import sources
 
     loaded = recipe.load(name)
     data = write(tmp_path / "rows.jsonl", without(loaded, 5))
-    rows, rejected = read(loaded.config, loaded, data)
-    assert len(rows) == 5 and not rejected and not any("label" in row for row in rows)
+    corpus = Corpus.read(replace(loaded.config.data, data=data), loaded, with_label=False).whole()
+    rows = corpus.splits[OTHER]
+    assert len(rows) == 5 and not corpus.rejected and not any("label" in row for row in rows)
     with pytest.raises(ValueError, match="lacks the column"):  # as training reads them
         sources.load(replace(loaded.config.data, data=data), loaded)
     source = sources.Source("rows", {"train": [sources.RawRow("rows:1", without(loaded, 1)[0])]})
-    (rejected,) = splits.make(source, loaded).rejected
+    (rejected,) = Corpus.of(source, DataConfig(), loaded).rejected
     assert "is missing" in rejected.reason or rejected.reason == "there is no answer"
 
 
@@ -129,13 +132,13 @@ def test_a_file_that_appeared_meanwhile_is_left_and_malformed_rows_are_listed(
     assert (found.num_rows, found.num_rejected) == (119, 1)
     (said,) = read_lines(tmp_path / "out.rejected.jsonl")
     assert said["where"] == "rows.jsonl:6" and "option B is None" in said["reason"]
-    honest = evaluate.predict
+    honest = Predictor.predict
 
     def late(*words: Any) -> Any:
         (tmp_path / "late.jsonl").write_text("precious")
         return honest(*words)
 
-    monkeypatch.setattr(evaluate, "predict", late)
+    monkeypatch.setattr(Predictor, "predict", late)
     with pytest.raises(ValueError, match=r"late\.jsonl was made by somebody else meanwhile"):
         predict(exam, data, tmp_path / "late.jsonl", None, None)
     assert (tmp_path / "late.jsonl").read_text() == "precious"
@@ -204,6 +207,8 @@ from pathlib import Path
 import torch, transformers, accelerate, accelerate.hooks
 from lib import recipe
 from lib.command_line import parse
+from lib.config import DataConfig
+from lib.corpus.corpus import OTHER, Corpus
 from lib.data import rows as encoded_rows
 from lib.tasks import make as make_task
 from lib.tensor_file import write_tensors

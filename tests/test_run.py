@@ -19,9 +19,9 @@ from lib.config import Config
 from lib.data import rows as encoded_rows
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
-from lib.training import checkpoint, loop
-from lib.training.dist import World
-from lib.training.engine import Ddp, freeze_unused
+from lib.training import checkpoint, dist, loop
+from lib.training.ddp import Ddp
+from lib.training.engine import freeze_unused
 from lib.training.progress import Progress
 from tests.tools import ROOT, SHORT, command, metrics, only_run, status
 from tests.tools import run as run_script
@@ -72,9 +72,9 @@ def test_eight_rows_get_memorized(name: str) -> None:
     task = make_task(chosen, config)
     examples = [chosen.to_example(row | {"id": number}) for number, row in enumerate(chosen.sample(8, 0))]
     rows = encoded_rows.pack(task.encode(examples, lambda: None))
-    world = World(0, 1, torch.device("cpu"), "", 1)
-    engine = Ddp(task.build(None), config, world, "fp32")
+    engine = Ddp(task.build(None), config.optim, dist.setup(1))
     batch = task.collate(rows, tuple(range(8)))
+    engine.start(batch, task.loss, None)
     for step in range(300):
         loss = task.loss(engine.forward(batch, draw=step, last=True), batch)
         engine.backward(loss, 1 / 8)
@@ -251,7 +251,7 @@ def test_a_signal_while_tokenizing_ends_with_75_and_leaves_no_folder(
 ) -> None:
     send_sigterm_before(Classify, "encode", monkeypatch)
     assert train(*TINY, "--runs-dir", str(tmp_path)) == 75
-    assert not list(tmp_path.glob("*/*"))
+    assert not list(tmp_path.glob("*/[!.]*")) and not list(tmp_path.glob("*/.encoded/*"))
 
 
 def test_out_of_memory_saves_halves_the_budget_and_goes_on(
@@ -282,7 +282,7 @@ def test_looking_at_the_rows_leaves_an_unfinished_run_to_go_on(tmp_path: Path) -
     assert train(*flags, "--stop-at", "2") == 75
     assert train(*flags, "--lint-only") == 0
     assert train(*flags) == 0
-    (went_on,) = (folder for folder in tmp_path.glob("arena/*") if (folder / "checkpoints").exists())
+    went_on = only_run(tmp_path)
     assert [line["step"] for line in metrics(went_on, "train")] == [1, 2, 3, 4, 5, 6]
     assert status(went_on)["phase"] == "done"
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from lib import recipe
-from lib.data import sources, splits
+from lib.config import DataConfig
+from lib.corpus.corpus import Corpus
+from lib.data import sources
 from lib.evaluation import metrics, summary
 from lib.recipe import Prediction
 from lib.recipes import science_exam
@@ -98,9 +100,9 @@ def test_a_row_without_an_answer_has_no_label_and_does_not_train(tmp_path: Path)
     unanswered = {key: value for key, value in KAGGLE.items() if key != "answer"}
     assert "label" not in EXAM.to_example(unanswered)
     source = sources.Source("rows", {"train": [sources.RawRow("rows.csv:2", unanswered)]})
-    found = splits.make(source, EXAM)
+    found = Corpus.of(source, DataConfig(), EXAM)
     assert not found.splits["train"] and found.rejected[0].reason == "there is no answer"
-    assert len(splits.make(source, EXAM, with_label=False).splits["train"]) == 1
+    assert len(Corpus.of(source, DataConfig(), EXAM, with_label=False).splits["train"]) == 1
 
 
 def said(label: int, *probabilities: float) -> Prediction:

@@ -11,7 +11,8 @@ import pytest
 
 from lib import recipe as recipes
 from lib.config import DataConfig
-from lib.data import sources, splits
+from lib.corpus.corpus import Corpus
+from lib.data import sources
 from lib.data.sources import RawRow, Rejected
 from tests.tools import SHARED, point_hub_at
 
@@ -200,7 +201,7 @@ def test_rows_in_are_rows_out_and_rejected() -> None:
         for line, row in enumerate(winners, 2)
     ]
     broken = Rejected.of("rows.csv:7", "3 cells under 6 columns", ["a", "b", "c"])
-    examples = splits.make(sources.Source("rows.csv", {"train": rows}, [broken]), ARENA)
+    examples = Corpus.of(sources.Source("rows.csv", {"train": rows}, [broken]), DataConfig(), ARENA)
     assert len(examples.splits["train"]) == 3
     assert [row.where for row in examples.rejected] == ["rows.csv:7", "rows.csv:4", "rows.csv:5"]
     assert examples.num_read == 6 == 3 + len(examples.rejected)
@@ -208,7 +209,7 @@ def test_rows_in_are_rows_out_and_rejected() -> None:
 
 def test_a_row_without_a_column_is_set_aside_by_name() -> None:
     rows = [RawRow("rows.jsonl:1", {"prompt": '["p"]', "winner_model_a": 1, "winner_model_b": 0})]
-    examples = splits.make(sources.Source("rows.jsonl", {"train": rows}), ARENA)
+    examples = Corpus.of(sources.Source("rows.jsonl", {"train": rows}), DataConfig(), ARENA)
     assert examples.splits["train"] == []
     assert [row.reason for row in examples.rejected] == ["the column winner_tie is missing"]
 
@@ -302,7 +303,7 @@ def test_csv_and_jsonl_of_the_real_rows_give_the_same_examples(split: str) -> No
     found = {}
     for suffix in ("csv", "jsonl"):
         rows, rejected = sources.read_file(LMSYS / f"{split}.{suffix}")
-        found[suffix] = splits.make(sources.Source(suffix, {"train": rows}, rejected), ARENA)
+        found[suffix] = Corpus.of(sources.Source(suffix, {"train": rows}, rejected), DataConfig(), ARENA)
         assert found[suffix].rejected == []
     assert found["csv"].splits == found["jsonl"].splits
     # one row a line of the jsonl file

@@ -10,9 +10,9 @@ import pytest
 from lib import exits
 from lib import recipe as recipes
 from lib.config import DataConfig
+from lib.corpus.corpus import Corpus
 from lib.data import splits
 from lib.data.sources import RawRow, Rejected, Source
-from lib.data.splits import Examples
 from lib.exits import CheckError
 from lib.recipe import Example
 
@@ -33,7 +33,7 @@ def example(number: int, **values: Any) -> Example:
 def complete(
     rows: list[Example], config: DataConfig = ANY, **given: list[Example]
 ) -> dict[str, list[Example]]:
-    return splits.complete(Examples({"train": rows, **given}, num_read=len(rows)), config).splits
+    return Corpus(config, ARENA, {"train": rows, **given}, [], len(rows)).complete().splits
 
 
 def ids(rows: list[Example]) -> list[str]:
@@ -144,12 +144,10 @@ def test_doubled_ids_are_refused_and_named(split: str) -> None:
     assert exits.code_of(refused.value) == 2
 
 
-def with_rejected(num_rejected: int, num_read: int, share: float) -> Examples:
+def with_rejected(num_rejected: int, num_read: int, share: float) -> Corpus:
     rows = [example(number) for number in range(num_read - num_rejected)]
     rejected = [Rejected.of(f"rows.csv:{line}", "no winner", {"prompt": "p"}) for line in range(num_rejected)]
-    return splits.complete(
-        Examples({"train": rows}, rejected, num_read=num_read), DataConfig(max_rejected=share)
-    )
+    return Corpus(DataConfig(max_rejected=share), ARENA, {"train": rows}, rejected, num_read).complete()
 
 
 @pytest.mark.parametrize(
@@ -190,7 +188,7 @@ def test_empty_equal_and_doubled_rows_are_used_and_counted() -> None:
     rows += [row(60, "", "b"), row(61, " \n", ""), row(62, "same", "same")]
     rows += [row(number, "a", "b", prompt="again") for number in (63, 64, 65)]
     rows += [row(66, "a", "b", prompt="again", label=1)]  # another verdict is no double
-    found = splits.complete(splits.make(Source("rows.csv", {"train": rows}), ARENA), ANY)
+    found = Corpus.of(Source("rows.csv", {"train": rows}), ANY, ARENA).complete()
     assert sum(map(len, found.splits.values())) == 67
     # empty: one text of row 60 and both of row 61; equal: row 62 only, as " \n" is not ""; doubles: 64 and 65
     assert found.counts == {"empty response": 3, "A equal to B": 1, "exact doubles": 2}
@@ -200,7 +198,7 @@ def test_blanks_around_a_prompt_make_it_no_other_prompt() -> None:
     (row,) = ARENA.sample(1, 0)
     (turn,) = json.loads(row["prompt"]) if row["prompt"].startswith("[") else [row["prompt"]]
     rows = [RawRow("a:1", row), RawRow("a:2", row | {"id": "2", "prompt": json.dumps([f"  {turn}\n"])})]
-    found = splits.make(Source("a", {"train": rows}), ARENA).splits["train"]
+    found = Corpus.of(Source("a", {"train": rows}), ANY, ARENA).splits["train"]
     assert found[0]["group"] == found[1]["group"]
 
 
@@ -208,21 +206,25 @@ def test_a_row_without_an_id_is_named_by_its_place_in_its_file() -> None:
     values = {"prompt": '["p"]', "response_a": '["a"]', "response_b": '["b"]'}
     values |= {"winner_model_a": "1", "winner_model_b": "0", "winner_tie": "0"}
     source = {name: [RawRow(f"{name}.csv:{n}", values) for n in (2, 3)] for name in ("train", "test")}
-    found = splits.make(Source("folder", source), ARENA).splits
+    found = Corpus.of(Source("folder", source), ANY, ARENA).splits
     assert [ids(found["train"]), ids(found["test"])] == [
         ["train.csv:0", "train.csv:1"],
         ["test.csv:0", "test.csv:1"],
     ]
 
 
+def fingerprints(rows: dict[str, list[Example]]) -> dict[str, str]:
+    return Corpus(ANY, ARENA, rows, [], 100).complete().fingerprints()
+
+
 def test_fingerprints_see_every_change_of_the_rows() -> None:
     rows = [example(number) for number in range(100)]
-    before = splits.complete(Examples({"train": rows}), ANY).fingerprints()
+    before = fingerprints({"train": rows})
     changed = [*rows[:50], example(50, texts=[["another answer"], ["other"]]), *rows[51:]]
-    after = splits.complete(Examples({"train": changed}), ANY).fingerprints()
+    after = fingerprints({"train": changed})
     assert (after["data"] == before["data"], after["split"] == before["split"]) == (False, True)
     changed = [*rows[:50], example(50, id="another id"), *rows[51:]]
-    assert splits.complete(Examples({"train": changed}), ANY).fingerprints()["split"] != before["split"]
-    fewer = splits.complete(Examples({"train": rows[:99]}), ANY).fingerprints()
+    assert fingerprints({"train": changed})["split"] != before["split"]
+    fewer = fingerprints({"train": rows[:99]})
     assert fewer["split"] != before["split"]
-    assert splits.complete(Examples({"train": list(rows)}), ANY).fingerprints() == before
+    assert fingerprints({"train": list(rows)}) == before

@@ -8,11 +8,11 @@ from torch import nn
 
 from lib.bench.clock import Clock
 from lib.bench.setting import Setting
+from lib.data.loader import Loader
 from lib.models.choosers import log_probabilities
 from lib.models.placement import place
-from lib.run import make_loader
 from lib.training import dist
-from lib.training.engine import Ddp
+from lib.training.ddp import Ddp
 from lib.training.loop import draw_of
 from lib.training.memory import peak_gib
 from lib.training.optim import learning_rate
@@ -21,14 +21,15 @@ from lib.training.optim import learning_rate
 def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     """The loop's own parts: loader, engine, task."""
     config, task = setting.config, setting.task
-    world = dist.setup(order["threads"])
-    model = place(setting.model(), world.device, "bf16")
-    engine, loader = Ddp(model, config, world, "bf16"), make_loader(config, setting.train)
+    world = dist.setup(order["threads"]).settled("bf16")
+    model = place(setting.model(), world.device, world.precision)
+    engine, loader = Ddp(model, config.optim, world), Loader(task.costs(setting.train), config.optim)
+    engine.start(task.collate(setting.train, (0,)).to(world.device), task.loss, None)
     clock = Clock()
     for number in range(1, loader.num_steps + 1):
         step = loader.step(number)
         for piece in step.micro_batches:
-            batch = task.collate(setting.train, piece.rows)
+            batch = task.collate(setting.train, piece.rows).to(world.device)
             draw = draw_of(config.optim.seed, number, piece.number)
             loss = task.loss(engine.forward(batch, draw, last=True), batch)
             engine.backward(loss, 1 / step.num_targets)
@@ -39,7 +40,7 @@ def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
 
 def padding(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     """Real / computed tokens of a whole epoch: what is computed is a function of the rows alone."""
-    loader = make_loader(setting.config, setting.train)
+    loader = Loader(setting.task.costs(setting.train), setting.config.optim)
     batches = [
         setting.task.collate(setting.train, piece.rows)
         for number in range(1, loader.num_steps + 1)

@@ -18,13 +18,15 @@ from lib.bench.setting import Setting
 def plain_loop(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     """The notes' script: float32, every sequence padded to --max-length, rows in random order."""
     model, rows, config, layout = setting.model(), setting.train, setting.config, layout_of(setting)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr)
     order_of_rows = np.random.default_rng(config.optim.seed).permutation(len(rows))
     clock = Clock(warm_up=order["warm_up"])
     model.train()
     for begin in range(0, len(rows), config.optim.batch):
         chosen = order_of_rows[begin : begin + config.optim.batch]
-        batch = layout.padded(rows, chosen, config.data.max_length)
+        batch = {k: v.to(device) for k, v in layout.padded(rows, chosen, config.data.max_length).items()}
         F.cross_entropy(layout.logits(model, batch), batch["labels"]).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -57,9 +59,8 @@ def _arguments(setting: Setting, order: dict[str, Any], folder: str) -> Any:
         weight_decay=config.optim.weight_decay,
         max_grad_norm=0.0 if order.get("gradient_only") else 1.0,
         bf16=best,
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         train_sampling_strategy="group_by_length" if best else "random",
-        length_column_name="length",
         remove_unused_columns=False,
         seed=config.optim.seed,
         save_strategy="no",
@@ -72,10 +73,9 @@ def _arguments(setting: Setting, order: dict[str, Any], folder: str) -> Any:
 def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     """transformers' Trainer: at its best (bf16, rows of like length together, dynamic padding) or at its
     default (float32, random order, padded to --max-length)."""
-    import datasets
     import transformers
 
-    config, rows, best, layout = setting.config, setting.train, order["best"], layout_of(setting)
+    config, best, layout = setting.config, order["best"], layout_of(setting)
     model = setting.model()
     if order.get("attention"):
         model.backbone.set_attn_implementation(order["attention"])
@@ -91,7 +91,8 @@ def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
         def on_step_end(self, *arguments: Any, **others: Any) -> None:
             clock.tick(config.optim.batch)
 
-    data = datasets.Dataset.from_dict({"row": list(range(len(rows))), "length": layout.longest()})
+    # a row's number, and something of its length by which the Trainer puts like rows together
+    data = [{"row": row, "input_ids": range(length)} for row, length in enumerate(layout.longest())]
     with tempfile.TemporaryDirectory() as folder:
         made = transformers.Trainer(
             model=ForTrainer(model, layout),

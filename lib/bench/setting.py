@@ -9,10 +9,10 @@ from torch import nn
 from lib import recipe as recipes
 from lib.command_line import parse
 from lib.config import Config
-from lib.data import rows as encoded_rows
-from lib.data import sources, splits
+from lib.corpus.corpus import Corpus
 from lib.data.rows import Rows
-from lib.evaluation import evaluate, metrics
+from lib.evaluation import metrics
+from lib.evaluation.predictor import Predictor
 from lib.task import Task
 from lib.tasks import make as make_task
 from lib.training import dist
@@ -38,9 +38,8 @@ class Setting:
 
     def validation_loss(self, model: nn.Module) -> float:
         """Log loss on the validation rows, computed the same way for every arm."""
-        world = dist.World(0, 1, torch.device("cpu"), "", torch.get_num_threads())
-        said = evaluate.predict(model, self.task, self.validation, 8192, world, "bf16")
-        return metrics.log_loss(said)
+        world = dist.setup(torch.get_num_threads()).settled("bf16")
+        return metrics.log_loss(Predictor(self.task, model, world, 8192).predict(self.validation))
 
 
 def prepare(order: dict[str, Any]) -> Setting:
@@ -49,9 +48,10 @@ def prepare(order: dict[str, Any]) -> Setting:
     flags = [*order["flags"], "--seed", str(order["seed"]), "--precision", "bf16", "--epochs", "1"]
     config = parse(recipe.config, flags, "bench")
     task = make_task(recipe, config)
-    found = splits.complete(splits.make(sources.load(config.data, recipe), recipe), config.data).splits
-    train, validation = found["train"][: order["rows"]], found["validation"][: order["validation_rows"]]
-    encoded = [encoded_rows.pack(task.encode(part, lambda: None)) for part in (train, validation)]
+    corpus = Corpus.read(config.data, recipe).complete()
+    sizes = {"train": order["rows"], "validation": order["validation_rows"]}
+    corpus = corpus.with_splits({split: corpus.splits[split][:size] for split, size in sizes.items()})
+    encoded = [corpus.encode(split, task) for split in sizes]
     tokenizer = task.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return Setting(config, task, encoded[0], encoded[1], pad)

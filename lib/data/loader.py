@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from lib.config import OptimConfig
 from lib.data.rows import Rows
 
 QUADRATIC = (
@@ -28,30 +29,42 @@ class MicroBatch:
     weight: float = 1.0
 
 
-def cost_by_row(rows: Rows) -> np.ndarray:
-    """(rows,) about the time each row takes: linear layers go with the length, attention with its square."""
-    lengths = rows.sequence_lengths.astype(np.float64)
-    return rows.sum_by_row(lengths + lengths**2 / QUADRATIC)
+class Costs:
+    """What a SET of rows takes to compute together; here, as much as each of them by itself. A task whose
+    rows share what they compute (a context, a packed sequence) has costs of its own."""
+
+    def __init__(self, rows: Rows) -> None:
+        lengths = rows.sequence_lengths.astype(np.float64)
+        self.rows, self.longest_by_row = rows, rows.longest_by_row()
+        self.tokens_by_row = rows.sum_by_row(rows.sequence_lengths)
+        self.time_by_row = rows.sum_by_row(lengths + lengths**2 / QUADRATIC)
+        """(rows,) about the time: linear layers go with the length, attention with its square."""
+
+    def tokens(self, indices: np.ndarray) -> int:
+        """Computed together; this is what a token budget limits."""
+        return int(self.tokens_by_row[indices].sum())
+
+    def time(self, indices: np.ndarray) -> float:
+        """This is what ranks share out evenly."""
+        return float(self.time_by_row[indices].sum())
 
 
-def cut(indices: np.ndarray, rows: Rows, token_budget: int, min_pieces: int) -> list[MicroBatch]:
-    """Cut one batch into at least `min_pieces` micro-batches of about equal cost, none above the token budget
+def cut(indices: np.ndarray, costs: Costs, token_budget: int, min_pieces: int) -> list[MicroBatch]:
+    """Cut one batch into at least `min_pieces` micro-batches of about equal time, none above the token budget
     (a single row that is longer still makes a micro-batch of its own). Rows of like length stay together."""
-    tokens = rows.sum_by_row(rows.sequence_lengths)[indices]
-    order = np.lexsort((indices, -tokens, -rows.longest_by_row()[indices]))
-    indices, tokens = indices[order], tokens[order]
-    cost = cost_by_row(rows)[indices]
-    pieces = min(len(indices), max(min_pieces, math.ceil(tokens.sum() / token_budget)))
+    order = (indices, -costs.tokens_by_row[indices], -costs.longest_by_row[indices])
+    indices = indices[np.lexsort(order)]
+    pieces = min(len(indices), max(min_pieces, math.ceil(costs.tokens(indices) / token_budget)))
     while True:
-        bounds = _equal_bounds(cost, pieces)
-        sums = np.add.reduceat(tokens, bounds[:-1])
-        if ((sums <= token_budget) | (np.diff(bounds) == 1)).all():
+        parts = np.split(indices, _equal_bounds(costs.time_by_row[indices], pieces)[1:-1])
+        if all(len(part) == 1 or costs.tokens(part) <= token_budget for part in parts):
             break
         pieces += 1
-    return [
-        MicroBatch(number, tuple(int(i) for i in indices[begin:end]), float(cost[begin:end].sum()))
-        for number, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
-    ]
+    return [_micro_batch(number, part, costs) for number, part in enumerate(parts)]
+
+
+def _micro_batch(number: int, indices: np.ndarray, costs: Costs) -> MicroBatch:
+    return MicroBatch(number, tuple(map(int, indices)), costs.time(indices))
 
 
 def _equal_bounds(cost: np.ndarray, pieces: int) -> np.ndarray:
@@ -97,23 +110,13 @@ class Step:
 class Loader:
     """Steps 1 .. num_steps over the training rows."""
 
-    def __init__(
-        self,
-        rows: Rows,
-        *,
-        batch: int,
-        epochs: float,
-        max_steps: int | None,
-        token_budget: int,
-        min_micro_batches: int,
-        seed: int,
-    ) -> None:
-        self.rows, self.batch, self.seed = rows, batch, seed
-        self.token_budget, self.min_micro_batches = token_budget, min_micro_batches
-        self.steps_per_epoch = math.ceil(len(rows) / batch)
-        self.num_steps = math.ceil(round(self.steps_per_epoch * epochs, 6))  # 25 * 2.2 is 55.00000000000001
-        if max_steps is not None:
-            self.num_steps = min(self.num_steps, max_steps)
+    def __init__(self, costs: Costs, optim: OptimConfig) -> None:
+        self.rows, self.costs, self.optim = costs.rows, costs, optim
+        self.steps_per_epoch = math.ceil(len(self.rows) / optim.batch)
+        # 25 * 2.2 is 55.00000000000001
+        self.num_steps = math.ceil(round(self.steps_per_epoch * optim.epochs, 6))
+        if optim.max_steps is not None:
+            self.num_steps = min(self.num_steps, optim.max_steps)
         self._order = lru_cache(maxsize=2)(self._order_of_epoch)
 
     def step(self, number: int) -> Step:
@@ -123,7 +126,7 @@ class Loader:
         return Step(
             number=number,
             epoch=number / self.steps_per_epoch,
-            micro_batches=cut(indices, self.rows, self.token_budget, self.min_micro_batches),
+            micro_batches=cut(indices, self.costs, self.optim.token_budget, self.optim.min_micro_batches),
             num_rows=len(indices),
             num_targets=int(self.rows.num_targets[indices].sum()),
         )
@@ -131,31 +134,26 @@ class Loader:
     def _order_of_epoch(self, epoch: int) -> list[np.ndarray]:
         """The batches of one epoch: rows of like length together, batches in random order, the odd rows that
         do not fill a batch drawn at random and last. Every row once."""
-        draw = np.random.default_rng([self.seed, epoch])
+        draw = np.random.default_rng([self.optim.seed, epoch])
         rows = draw.permutation(len(self.rows))
-        full = len(rows) - len(rows) % self.batch
-        lengths = self.rows.longest_by_row()[rows[:full]]
+        batch = self.optim.batch
+        full = len(rows) - len(rows) % batch
+        lengths = self.costs.longest_by_row[rows[:full]]
         bucketed = rows[:full][np.argsort(-lengths, kind="stable")]
-        batches = list(bucketed.reshape(-1, self.batch)) if full else []
+        batches = list(bucketed.reshape(-1, batch)) if full else []
         batches = [batches[i] for i in draw.permutation(len(batches))]
         return batches + ([rows[full:]] if full < len(rows) else [])
 
 
-def evaluation_batches(rows: Rows, token_budget: int) -> list[MicroBatch]:
+def evaluation_batches(costs: Costs, token_budget: int) -> list[MicroBatch]:
     """All rows, longest first, in micro-batches within the token budget: a pure function of the rows, so that
     scores are the same bits on any number of ranks. The costliest comes first, so a shortage of memory shows
     at once."""
-    order = np.lexsort((np.arange(len(rows)), -rows.longest_by_row()))
-    tokens, cost = rows.sum_by_row(rows.sequence_lengths), cost_by_row(rows)
+    order = np.lexsort((np.arange(len(costs.rows)), -costs.longest_by_row))
     batches: list[MicroBatch] = []
-    current: list[int] = []
-    filled = 0
-    for row in map(int, order):
-        if current and filled + tokens[row] > token_budget:
-            batches.append(MicroBatch(len(batches), tuple(current), float(cost[current].sum())))
-            current, filled = [], 0
-        current.append(row)
-        filled += int(tokens[row])
-    if current:
-        batches.append(MicroBatch(len(batches), tuple(current), float(cost[current].sum())))
+    begin = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or costs.tokens(order[begin : end + 1]) > token_budget:
+            batches.append(_micro_batch(len(batches), order[begin:end], costs))
+            begin = end
     return batches

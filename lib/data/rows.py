@@ -4,6 +4,7 @@ A row is one or more sequences of token ids and a label. Arrays are plain .npy f
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class EncodedRow:
     num_targets: int = 1
     """How many targets carry loss (1 for a class, the completion's tokens for a text)."""
     num_cut: int = 0
-    """Tokens that the row lost to the length limit; not kept."""
+    """Tokens that the row lost to the length limit."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Rows:
     ids: list[str]
     labels: np.ndarray  # (rows,) int64
     num_targets: np.ndarray  # (rows,) int64
+    num_cut: np.ndarray  # (rows,) int64
     row_starts: np.ndarray  # (rows + 1,) index of each row's first sequence
     sequence_starts: np.ndarray  # (sequences + 1,) index of each sequence's first token
     tokens: np.ndarray  # (tokens,) int32
@@ -48,6 +50,14 @@ class Rows:
         starts = self.sequence_starts[self.row_starts[row] : self.row_starts[row + 1] + 1]
         return [self.tokens[begin:end] for begin, end in zip(starts[:-1], starts[1:], strict=True)]
 
+    def __iter__(self) -> Iterator[EncodedRow]:
+        return map(self.row, range(len(self)))
+
+    def row(self, number: int) -> EncodedRow:
+        """One row as `encode` made it."""
+        numbers = (int(column[number]) for column in (self.labels, self.num_targets, self.num_cut))
+        return EncodedRow(self.ids[number], self.sequences_of(number), *numbers)
+
     def sum_by_row(self, per_sequence: np.ndarray) -> np.ndarray:
         """(rows,) sums of a value of each sequence."""
         totals = np.concatenate([[0], np.cumsum(per_sequence)])
@@ -58,7 +68,7 @@ class Rows:
         return np.maximum.reduceat(self.sequence_lengths, self.row_starts[:-1])
 
 
-ARRAYS = ("labels", "num_targets", "row_starts", "sequence_starts", "tokens")
+ARRAYS = ("labels", "num_targets", "num_cut", "row_starts", "sequence_starts", "tokens")
 
 
 def pack(rows: list[EncodedRow]) -> Rows:
@@ -68,6 +78,7 @@ def pack(rows: list[EncodedRow]) -> Rows:
         ids=[row.id for row in rows],
         labels=np.array([row.label for row in rows], dtype=np.int64),
         num_targets=np.array([row.num_targets for row in rows], dtype=np.int64),
+        num_cut=np.array([row.num_cut for row in rows], dtype=np.int64),
         row_starts=np.concatenate([[0], np.cumsum([len(row.sequences) for row in rows])]).astype(np.int64),
         sequence_starts=np.concatenate([[0], np.cumsum([len(ids) for ids in sequences])]).astype(np.int64),
         tokens=np.concatenate(sequences).astype(np.int32),

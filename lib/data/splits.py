@@ -8,35 +8,14 @@ import hashlib
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
-from lib.config import DataConfig
-from lib.data.sources import SPLITS, RawRow, Rejected, Source
+from lib.data.sources import SPLITS, RawRow, Rejected
 from lib.exits import CheckError
 from lib.recipe import Example, Recipe
 
 TEN_PERCENT = 0.1  # share of validation, and of test, where a data set has none (80/10/10)
-
-
-@dataclass
-class Examples:
-    """The usable rows of each split, and what is to be said about the others."""
-
-    splits: dict[str, list[Example]]
-    rejected: list[Rejected] = field(default_factory=list)
-    num_read: int = 0
-    """Rows that were read, usable or not."""
-    counts: dict[str, int] = field(default_factory=dict)
-    """Things that were used and counted: empty responses, exact doubles ..."""
-
-    def fingerprints(self) -> dict[str, str]:
-        """sha256 of what each split says and of which ids stand in it."""
-        return {
-            "data": digest([self.splits[split] for split in SPLITS]),
-            "split": digest([[example["id"] for example in self.splits[split]] for split in SPLITS]),
-        }
 
 
 def digest(value: Any) -> str:
@@ -50,35 +29,22 @@ def side_of(group: str) -> str:
     return "test" if place < TEN_PERCENT else "validation" if place < 2 * TEN_PERCENT else "train"
 
 
-def make(source: Source, recipe: Recipe, with_label: bool = True) -> Examples:
-    """Rows -> examples by the splits that the source has; malformed rows, and those without a label where
-    one is needed, are set aside."""
-    examples = Examples({}, list(source.rejected))
-    examples.num_read = sum(map(len, source.splits.values())) + len(source.rejected)
-    for split, rows in source.splits.items():
-        examples.splits[split] = _to_examples(rows, recipe, examples, with_label)
-    return examples
-
-
-def complete(examples: Examples, config: DataConfig) -> Examples:
-    """Check the examples and make the splits that are lacking. Raises ValueError (too many malformed rows,
-    doubled ids, an empty split) or CheckError (a group on two sides)."""
-    refuse_rejected(examples, config)
-    refuse_doubled_ids(examples.splits)
-    refuse_leaks(examples.splits)
-    made: dict[str, list[Example]] = {split: list(examples.splits.get(split, [])) for split in SPLITS}
-    rows, made["train"] = made["train"], []
+def divide(splits: dict[str, list[Example]], max_rows: int | None) -> dict[str, list[Example]]:
+    """The rows of train, validation and test: those that are lacking are taken out of train by each row's
+    group; of each the first `max_rows`. Raises ValueError when one is empty."""
+    divided: dict[str, list[Example]] = {split: list(splits.get(split, [])) for split in SPLITS}
+    rows, divided["train"] = divided["train"], []
     for row in rows:
         side = side_of(row["group"])
-        made["train" if side in examples.splits else side].append(row)
-    made = {split: rows[: config.max_rows] for split, rows in made.items()}
-    have = ", ".join(f"{name} {len(rows)}" for name, rows in made.items())
-    empty = [split for split, rows in made.items() if not rows]
+        divided["train" if side in splits else side].append(row)
+    divided = {split: rows[:max_rows] for split, rows in divided.items()}
+    have = ", ".join(f"{name} {len(rows)}" for name, rows in divided.items())
+    empty = [split for split, rows in divided.items() if not rows]
     if empty:
         raise ValueError(
             f"no rows for the split {empty[0]} ({have}); give more rows, or a file for this split"
         )
-    return replace(examples, splits=made, counts=_count(made))
+    return divided
 
 
 def probes(recipe: Recipe) -> list[Example]:
@@ -87,23 +53,25 @@ def probes(recipe: Recipe) -> list[Example]:
     return [Example(**{**recipe.to_example(row), "id": f"probe {number}"}) for number, row in rows]  # type: ignore[typeddict-item]
 
 
-def _to_examples(rows: list[RawRow], recipe: Recipe, into: Examples, with_label: bool) -> list[Example]:
-    found: list[Example] = []
+def to_examples(rows: list[RawRow], recipe: Recipe, with_label: bool) -> tuple[list[Example], list[Rejected]]:
+    """The usable rows; and those that are malformed, or have no answer where one is needed."""
+    examples: list[Example] = []
+    rejected: list[Rejected] = []
     for number, row in enumerate(rows):
         try:
             example = recipe.to_example(row.values)
             if with_label and "label" not in example:
                 raise ValueError(_no_answer(row, recipe))
         except ValueError as error:
-            into.rejected.append(Rejected.of(row.where, error, row.values))
+            rejected.append(Rejected.of(row.where, error, row.values))
             continue
         except KeyError as error:
-            into.rejected.append(Rejected.of(row.where, f"the column {error.args[0]} is missing", row.values))
+            rejected.append(Rejected.of(row.where, f"the column {error.args[0]} is missing", row.values))
             continue
         example["group"] = example["group"].strip()  # blanks around a prompt make it no other prompt
         example.setdefault("id", f"{row.where.rpartition(':')[0] or 'row'}:{number}")
-        found.append(example)
-    return found
+        examples.append(example)
+    return examples, rejected
 
 
 def _no_answer(row: RawRow, recipe: Recipe) -> str:
@@ -113,13 +81,13 @@ def _no_answer(row: RawRow, recipe: Recipe) -> str:
 
 
 def refuse_rejected(
-    examples: Examples, config: DataConfig, num_rejected: int | None = None, listed: bool = True
+    rejected: list[Rejected], counts: tuple[int, int], max_rejected: float, listed: bool = True
 ) -> None:
-    """Raises ValueError when more rows are malformed than `config` allows: `num_rejected` of them, when
-    `examples` has not all. `listed`: in rejected.jsonl, and the share can be raised."""
-    rejected, total = examples.rejected, examples.num_read
-    number = len(rejected) if num_rejected is None else num_rejected
-    if number and number / total > config.max_rejected:
+    """Raises ValueError when more rows are malformed than `max_rejected` (a share) allows. `counts`: of
+    malformed rows (`rejected` may hold the first of them only) and of all. `listed`: in rejected.jsonl, and
+    the share can be raised."""
+    number, total = counts
+    if number and number / total > max_rejected:
         lines = [f"  {row.where}: {row.reason}: {row.value[:120]}" for row in rejected[:5]]
         where = " (see rejected.jsonl)" if listed else ""
         more = [f"  ... and {number - 5} more{where}"] if number > 5 else []
@@ -127,7 +95,7 @@ def refuse_rejected(
         allow = f", or allow them with --max-rejected {share:g}" if share < 1 and listed else ""
         raise ValueError(
             f"{number} of {total} rows are malformed, more than --max-rejected "
-            f"{config.max_rejected:g} allows:\n" + "\n".join(lines + more) + f"\nmend them{allow}"
+            f"{max_rejected:g} allows:\n" + "\n".join(lines + more) + f"\nmend them{allow}"
         )
 
 
@@ -157,12 +125,13 @@ def refuse_leaks(splits: dict[str, list[Example]]) -> None:
             )
 
 
-def _count(splits: dict[str, list[Example]]) -> dict[str, int]:
+def count(splits: dict[str, list[Example]]) -> dict[str, int]:
+    """Things that are used and worth counting: the recipe's notes, exact doubles."""
     counts: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     for rows in splits.values():
         for example in rows:
             counts.update(example.get("notes", []))
             seen[digest({key: value for key, value in example.items() if key not in ("id", "notes")})] += 1
-    counts["exact doubles"] = sum(count - 1 for count in seen.values())
-    return {name: count for name, count in counts.items() if count}
+    counts["exact doubles"] = sum(number - 1 for number in seen.values())
+    return {name: number for name, number in counts.items() if number}

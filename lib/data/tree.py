@@ -13,27 +13,32 @@ from torch import Tensor
 
 from lib.data.collate import matrix, split_by_length
 
-PADDING = -1  # the part that padding belongs to
+PADDING = -1  # the document that padding belongs to
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Rows of like length, each its prefix and then its continuations."""
+    """Sequences of like length. A token belongs to a part of a document: a prefix and its continuations are
+    the parts of one, and several documents may stand in one sequence."""
 
-    ids: Tensor  # (rows, length) int64
-    positions: Tensor  # (rows, length) int64
-    parts: Tensor  # (rows, length) int64: 0 prefix, 1 .. continuations, PADDING
+    ids: Tensor  # (sequences, length) int64
+    positions: Tensor  # (sequences, length) int64
+    documents: Tensor  # (sequences, length) int64: 0 .., PADDING
+    parts: Tensor  # (sequences, length) int64: 0 prefix, 1 .. continuations
 
     def to(self, device: torch.device) -> "Tree":
-        return Tree(*(each.to(device, non_blocking=True) for each in (self.ids, self.positions, self.parts)))
+        tensors = (self.ids, self.positions, self.documents, self.parts)
+        return Tree(*(each.to(device, non_blocking=True) for each in tensors))
 
     def mask(self) -> Tensor:
-        """(rows, 1, length, length) True where a token (row) may look at a token (column)"""
+        """(sequences, 1, length, length) True where a token (row) may look at a token (column): one before it
+        in the same document, of the prefix or of the token's own part"""
         key, query = self.parts[:, None, None, :], self.parts[:, None, :, None]
+        # padding is a document too: a row of the mask without any True would make NaN
+        together = self.documents[:, None, None, :] == self.documents[:, None, :, None]
         length = self.parts.shape[1]
         before = torch.ones(length, length, dtype=torch.bool, device=self.parts.device).tril()
-        # padding sees padding before it: a row of the mask without any True would make NaN
-        return before & ((key == 0) & (query != PADDING) | (key == query))
+        return before & together & ((key == 0) | (key == query))
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,10 @@ def plant(rows: list[list[np.ndarray]], pad: int) -> Trees:
         members = [rows[index] for index in indices]
         ids = matrix([np.concatenate(row) for row in members], pad)
         positions = matrix([_positions(row) for row in members], 0)
-        parts = matrix([_parts(row) for row in members], PADDING)
+        parts = matrix([_parts(row) for row in members], 0)
+        documents = matrix([np.zeros(sum(map(len, row)), np.int64) for row in members], PADDING)
         offsets[indices] = computed + np.arange(len(indices)) * ids.shape[1]
-        groups.append(Tree(*map(torch.from_numpy, (ids, positions, parts))))
+        groups.append(Tree(*map(torch.from_numpy, (ids, positions, documents, parts))))
         computed += ids.size
     predictors = np.concatenate(
         [offset + _predictors(row) for offset, row in zip(offsets, rows, strict=True)]

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lib import hub
-from lib import recipe as recipes
 from lib.config import Config, flatten, to_dict
 from lib.data import text
 from lib.data.splits import side_of
+from lib.evaluation.trained import TrainedRun
 from lib.export.check import is_adapter, open_task
 from lib.files import read_json, write_json
 from lib.models import adapters, backbone
 from lib.recipe import Example, Recipe
-from lib.runs.folder import RunFolder
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 UNKNOWN = "unknown"
@@ -80,11 +79,12 @@ def name_base(folder: Path, config: Config) -> None:
     write_json(path, read_json(path) | {"base_model_name_or_path": base.hub_id or config.model.model})
 
 
-def render(folder: RunFolder, config: Config, export: Path, full: bool, checked: Any) -> str:
+def render(run: TrainedRun, export: Path, full: bool, checked: Any) -> str:
     """The text of README.md."""
     import jinja2
 
-    recipe, record = recipes.load(config.recipe), folder.record()
+    folder, config, recipe = run.folder, run.config, run.recipe
+    record = folder.record()
     path = folder.path / "scores.json"
     splits = read_json(path)["splits"] if path.exists() else {}
     base, data = base_of(config), data_of(config, record)

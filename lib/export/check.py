@@ -19,18 +19,15 @@ from lib.config import AdapterConfig, Config
 from lib.data import rows as encoded_rows
 from lib.data.loader import evaluation_batches
 from lib.data.text import prepare_tokenizer
-from lib.evaluation import evaluate
-from lib.evaluation.rescore import best_checkpoint
+from lib.evaluation.predictor import Predictor
+from lib.evaluation.trained import TrainedRun
 from lib.files import read_lines
 from lib.models import adapters, heads
 from lib.models.backbone import AUTO_CLASSES
 from lib.models.placement import place
 from lib.recipe import Prediction
-from lib.runs.folder import RunFolder
-from lib.runs.resume import as_trained
 from lib.task import Task
 from lib.tasks import make as make_task
-from lib.training import dist
 
 ENOUGH = 64  # rows; batches are scored whole, because their padding belongs to the numbers
 
@@ -74,21 +71,20 @@ def open_model(config: Config, task: Task, folder: Path) -> nn.Module:
     return model
 
 
-def score(run: RunFolder, folder: Path, examples: list[Any]) -> dict[str, Any]:
+def score(run: TrainedRun, folder: Path, examples: list[Any]) -> dict[str, Any]:
     """How far the export's probabilities are from the stored ones: in the batches of the run's own
     evaluation, longest rows first, until enough rows were compared."""
-    best = best_checkpoint(run)
-    config = as_trained(run, best)
-    precision = config.optim.precision
-    world = dist.setup(run.record()["environment"]["threads"])
+    config = run.config
+    world = run.world().settled(config.optim.precision)
     task = open_task(config, folder)
-    model = place(open_model(config, task, folder), world.device, precision).eval()
+    model = place(open_model(config, task, folder), world.device, world.precision).eval()
     rows = encoded_rows.pack(task.encode(examples, lambda: None))
+    predictor = Predictor(task, model, world, config.optim.token_budget)
     said: list[Prediction] = []
-    for batch in evaluation_batches(rows, config.optim.token_budget):
+    for batch in evaluation_batches(task.costs(rows), config.optim.token_budget):
         if len(said) < ENOUGH:
-            said += evaluate.answer(model, task, rows, batch.rows, world, precision)
-    stored = {row["id"]: row for row in read_lines(run.predictions("test"))}
+            said += predictor.answer(rows, batch.rows)
+    stored = {row["id"]: row for row in read_lines(run.folder.predictions("test"))}
     largest = max(_difference(row, stored[row["id"]]) for row in said)
     where = str(world).partition(" on ")[2].partition(",")[0]  # "cpu (the machine's name)"
     return {"rows": len(said), "largest": largest, "where": where, "torch": torch.__version__}
@@ -106,7 +102,7 @@ def _difference(new: Prediction, old: Prediction) -> float:
 
 
 def main() -> int:
-    run, folder = RunFolder(Path(sys.argv[1])), Path(sys.argv[2])
+    run, folder = TrainedRun.open(Path(sys.argv[1])), Path(sys.argv[2])
     print(json.dumps(score(run, folder, json.load(sys.stdin))))
     return exits.DONE
 

@@ -4,7 +4,6 @@ It is written beside its place, checked there by a fresh process against the run
 renamed: a folder with the asked-for name is whole and checked.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,18 +19,14 @@ from typing import Any, Literal
 
 import safetensors
 
-from lib import recipe as recipes
 from lib.config import Config
-from lib.evaluation.rescore import best_checkpoint, own_examples
+from lib.evaluation.trained import TrainedRun
 from lib.exits import CheckError, RepeatsError
 from lib.export import card
 from lib.export.check import is_adapter
-from lib.files import fsync_folder, read_json, write_text
+from lib.files import Lock, fsync_folder, read_json, write_text
 from lib.models import merging
-from lib.runs.folder import RunFolder
 from lib.runs.record import ROOT
-from lib.runs.resume import as_trained, check_base
-from lib.tasks import make as make_task
 from lib.training.signals import SIGNALS
 
 HEAD = "head.safetensors"
@@ -55,19 +50,17 @@ class Checked:
     """None: weights other than the run's were asked for (--base full), so nothing is promised."""
 
 
-def export(run: Path, out: Path, adapter_only: bool, base: Base | None, check: bool) -> Checked | None:
+def export(path: Path, out: Path, adapter_only: bool, base: Base | None, check: bool) -> Checked | None:
     """Write `out`. Raises ValueError (no such run, `out` is taken), RepeatsError (damaged checkpoint),
     CheckError (another base, other probabilities)."""
-    folder = RunFolder(run)
-    best = best_checkpoint(folder)
-    config = as_trained(folder, best)
-    _refuse(config, adapter_only, base)
+    run = TrainedRun.open(path)
+    _refuse(run.config, adapter_only, base)
     _refuse_taken(out)
-    rows = _rows_to_check(folder, config) if check else None
+    rows = _rows_to_check(run) if check else None
     with _beside(out) as beside:
-        _write(folder, config, best, beside, adapter_only, base == "full")
-        checked = None if rows is None else _check(folder, config, beside, rows, base == "full")
-        write_text(beside / "README.md", card.render(folder, config, beside, base == "full", checked))
+        _write(run, beside, adapter_only, base == "full")
+        checked = None if rows is None else _check(run, beside, rows, base == "full")
+        write_text(beside / "README.md", card.render(run, beside, base == "full", checked))
         _place(beside, out)
     return checked
 
@@ -102,15 +95,16 @@ def _refuse_taken(out: Path) -> None:
         raise ValueError(f"{out} is not empty and nothing is overwritten; name another folder, or remove it")
 
 
-def _rows_to_check(folder: RunFolder, config: Config) -> list[Any]:
+def _rows_to_check(run: TrainedRun) -> list[Any]:
     """The rows that the stored test predictions are of."""
+    folder = run.folder
     if not (folder.predictions("test").exists() and (folder.path / "scores.json").exists()):
         raise ValueError(
             f"{folder.path} has no test predictions to check the export against; let the run finish, or "
             "export without the check: --no-check"
         )
     try:
-        return own_examples(config, recipes.load(config.recipe), folder)["test"]
+        return run.corpus().splits["test"]
     except (ValueError, CheckError) as error:
         advice = "the export cannot be checked without the run's rows; bring them back, or add --no-check"
         raise type(error)(f"{error}\n{advice}") from error
@@ -122,23 +116,19 @@ def _beside(out: Path) -> Iterator[Path]:
     beside = out.absolute().parent / f".{out.name}.exporting"
     try:
         beside.mkdir(parents=True, exist_ok=True)
-        handle = os.open(beside, os.O_RDONLY)
+        lock = Lock(beside)
+    except BlockingIOError:
+        raise ValueError(f"another export to {out} is going on; wait for it or name another") from None
     except OSError as error:
         raise ValueError(f"{out} cannot be made: {error.strerror}; name another folder") from error
     before = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another export to {out} is going on; wait for it or name another") from None
-        try:
-            for path in beside.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            yield beside
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        for path in beside.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield beside
     finally:
-        os.close(handle)
+        shutil.rmtree(beside, ignore_errors=True)
+        lock.release()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -147,18 +137,17 @@ def _stop(number: int, frame: object) -> None:
     raise KeyboardInterrupt  # SIGTERM would end the process without removing what was written
 
 
-def _write(folder: RunFolder, config: Config, best: Path, into: Path, adapter_only: bool, full: bool) -> None:
+def _write(run: TrainedRun, into: Path, adapter_only: bool, full: bool) -> None:
     """Weights, tokenizer and head."""
-    task = make_task(recipes.load(config.recipe), config, best)
-    model: Any = task.build(best)
+    task, best = run.task(), run.checkpoint
     advice = "take the base that the run began with (and a machine of the same kind, if it is quantized)"
-    check_base(folder, model, task, advice)
+    model: Any = run.model(task, advice)
     if adapter_only:
         for path in (best / "adapter").iterdir():
             shutil.copyfile(path, into / path.name)
-        card.name_base(into, config)
+        card.name_base(into, run.config)
     else:
-        backbone = merging.whole(model, task.described, task.kind, config, best, full)
+        backbone = merging.whole(model, task.described, task.kind, run.config, best, full)
         backbone.config.use_cache = True  # training switches it off; who generates wants it
         _save(backbone, into)
     task.tokenizer.save_pretrained(into)
@@ -176,21 +165,22 @@ def _save(backbone: Any, into: Path) -> None:
         raise RepeatsError(f"the weights could not be written: {error}; make room on the disk") from error
 
 
-def bound(folder: RunFolder, config: Config, adapter: bool, where: str, torch: str) -> float:
+def bound(run: TrainedRun, adapter: bool, where: str, torch: str) -> float:
     """How far the export's probabilities may be from the stored ones."""
-    merged = not adapter and (config.adapter.lora_rank > 0 or config.adapter.quantize != "none")
-    environment = folder.record()["environment"]
+    quantize = run.config.adapter.quantize
+    merged = not adapter and (run.config.adapter.lora_rank > 0 or quantize != "none")
+    environment = run.folder.record()["environment"]
     if not merged and where in environment["hardware"] and torch == environment["torch"]:
         return SAME
-    precision = read_json(folder.path / "scores.json")["precision"]
-    return ROUNDED if precision == "bf16" or config.adapter.quantize == "int8" else FLOAT32
+    precision = read_json(run.folder.path / "scores.json")["precision"]
+    return ROUNDED if precision == "bf16" or quantize == "int8" else FLOAT32
 
 
-def _check(folder: RunFolder, config: Config, beside: Path, rows: list[Any], full: bool) -> Checked:
+def _check(run: TrainedRun, beside: Path, rows: list[Any], full: bool) -> Checked:
     """Raises CheckError when the exported files say something else than the run did."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-m", "lib.export.check", str(folder.path), str(beside)],
+        [sys.executable, "-m", "lib.export.check", str(run.folder.path), str(beside)],
         input=json.dumps(rows),
         capture_output=True,
         text=True,
@@ -200,7 +190,7 @@ def _check(folder: RunFolder, config: Config, beside: Path, rows: list[Any], ful
         words = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise CheckError(f"the exported files cannot be scored, so nothing was exported:\n{words}")
     found = json.loads(done.stdout.splitlines()[-1])
-    limit = bound(folder, config, is_adapter(beside), found["where"], found["torch"])
+    limit = bound(run, is_adapter(beside), found["where"], found["torch"])
     checked = Checked(found["rows"], found["largest"], None if full else limit)
     if checked.bound is not None and not checked.largest <= checked.bound:
         raise CheckError(

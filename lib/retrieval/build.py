@@ -5,12 +5,10 @@ moves a cosine by about 1e-7, bf16 arithmetic moved it by 1e-4 before; float32 w
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib.config import MOST_THREADS, DataConfig
-from lib.console import speak
+from lib.config import MOST_THREADS
+from lib.console import Meter, speak
 from lib.data import splits
 from lib.data.sources import Rejected
-from lib.data.splits import Examples, digest
+from lib.data.splits import digest
 from lib.exits import CheckError, StoppedError
-from lib.files import read_json, replacing, sha256_of, write_json, write_lines
+from lib.files import Lock, read_json, replacing, sha256_of, write_json, write_lines
 from lib.retrieval import nearest
 from lib.retrieval.embed import Embedder
 from lib.retrieval.folder import FORMAT, same_passages
 from lib.retrieval.passages import HubPassages, Passage, PassageFile
-from lib.retrieval.progress import Progress
 from lib.retrieval.shards import CHECKED, COMPRESSED, drop_damaged, shard_file, whole
 from lib.training.signals import StopFlag
 
@@ -81,7 +78,7 @@ class Builder:
             self.out.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise ValueError(f"{error.filename} is a file; name a folder for the index") from error
-        with _locked(self.out):
+        with self._lock():
             begun = self._begun()
             if begun is not None:
                 drop_damaged(self.out)
@@ -94,6 +91,14 @@ class Builder:
             begun = self._begin(begun, embedder)
             self._embed(embedder)
             return self._conclude(begun, embedder)
+
+    def _lock(self) -> Lock:
+        try:
+            return Lock(self.out / ".lock")
+        except BlockingIOError:
+            raise ValueError(
+                f"another process builds into {self.out}; wait for it or name another folder"
+            ) from None
 
     def _begun(self) -> dict[str, Any] | None:
         """What an earlier build into this folder was asked for; None when there was none."""
@@ -148,8 +153,7 @@ class Builder:
     def _refuse_rejected(self, rejected: list[Rejected], num_rejected: int, num_read: int) -> None:
         if rejected:
             write_lines(self.out / "rejected.jsonl", map(dataclasses.asdict, rejected))
-        config = DataConfig(max_rejected=self.max_rejected)
-        splits.refuse_rejected(Examples({}, rejected, num_read), config, num_rejected)
+        splits.refuse_rejected(rejected, (num_rejected, num_read), self.max_rejected)
         if num_read == num_rejected:
             raise ValueError(f"{self.source.name} holds no passages")
 
@@ -176,7 +180,7 @@ class Builder:
         begin, self.num_rejected = shards[-1]["num_read"] if shards else 0, len(rejected)
         if done:
             speak(f"going on after {done} passages in {len(shards)} shards")
-        with Progress(done, self.total) as progress:
+        with Meter(self.total, "passages", done) as meter:
             for number, (passages, broken, num_read) in enumerate(self._pieces(begin), len(shards)):
                 if passages:
                     self._write_shard(number, passages, broken, num_read, embedder)
@@ -184,9 +188,9 @@ class Builder:
                 self.num_rejected = len(rejected)
                 if self.total is None:  # a stream: nobody has looked at all of it
                     self._refuse_rejected(rejected, len(rejected), num_read)
-                progress.step(len(passages))
+                meter.step(meter.done + len(passages))
                 passages.clear()  # before the next shard is read
-        if not done and not progress.done:
+        if not meter.done:
             raise ValueError(f"{self.source.name} holds no passages")
 
     def _pieces(self, begin: int) -> Iterator[tuple[list[Passage], list[Rejected], int]]:
@@ -270,16 +274,3 @@ def _named(source: PassageFile | HubPassages) -> dict[str, Any]:
     if isinstance(source, PassageFile):
         return {"passages": source.name}
     return {"passages": source.name, "config": source.configuration, "split": source.split}
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder until this process ends. Raises ValueError when another one builds into it."""
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process builds into {out}; wait for it or name another folder"
-            ) from None
-        yield

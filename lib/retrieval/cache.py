@@ -1,11 +1,11 @@
 """What was found for a query is kept beside the runs as soon as it is found: a stop loses one group of
 queries at most, and no later run with the same index asks again."""
 
-import fcntl
 import hashlib
 import json
 from pathlib import Path
 
+from lib.files import Lock
 from lib.retrieval.folder import Index
 from lib.retrieval.search import Found
 
@@ -39,8 +39,8 @@ class Cache:
         self.found |= dict(zip(keys, found, strict=True))
         lines = [json.dumps(self.found[key].as_line(key)) for key in keys]
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # another run may ask the same index
+        # another run may ask the same index
+        with Lock(self.file, wait=True), self.file.open("ab") as file:
             file.write(("\n" + "\n".join(lines) + "\n").encode())
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lib.config import DataConfig
+from lib.console import Meter
 from lib.files import read_lines, write_lines
 from lib.recipe import Example, Recipe
 from lib.retrieval.cache import Cache
 from lib.retrieval.folder import Index, open_index
-from lib.retrieval.progress import Progress
 from lib.retrieval.search import QUERIES, Found, Searcher
 
 FILE = "contexts.jsonl"
@@ -88,10 +88,10 @@ def _search(
 ) -> list[str]:
     """Fill the cache; what is to be said of it."""
     searcher = Searcher(index)
-    with Progress(0, sum(map(len, groups)), "queries") as progress:
+    with Meter(sum(map(len, groups)), "queries") as meter:
         for group in groups:
             cache.add(group, searcher.search(group, config.index_passages, config.max_length, between))
-            progress.step(len(group))
+            meter.step(meter.done + len(group))
     if not searcher.num_cut:
         return []
     return [f"{searcher.num_cut} queries were longer than {searcher.embedder.max_length} tokens and cut"]

@@ -1,16 +1,15 @@
 """One run, one folder: what is in it, who holds it, and how it stands."""
 
 import difflib
-import fcntl
 import os
 import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lib.config import Config, from_dict, to_dict
-from lib.files import read_json, write_csv, write_json, write_lines
+from lib.files import Lock, read_json, write_csv, write_json, write_lines
 
 FORMAT = "%Y%m%d_%H%M%S"
 
@@ -20,7 +19,7 @@ class Folder:
     """What one process works in at a time."""
 
     path: Path
-    _lock: IO[str] | None = field(default=None, repr=False)
+    _lock: Lock | None = field(default=None, repr=False)
 
     def status(self) -> dict[str, Any]:
         """Empty when there is none, or when a power loss cut it short: the checkpoints say more."""
@@ -35,23 +34,18 @@ class Folder:
         write_json(self.path / "status.json", new)
 
     def lock(self) -> None:
-        """Hold the folder until this process ends, however it ends: the system drops the lock of a dead
-        process. Raises ValueError when a live process holds it."""
-        file = (self.path / "lock").open("a+")
+        """Hold the folder until `unlock` or the end of this process. Raises ValueError when a live process
+        holds it."""
+        file = self.path / "lock"
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = Lock(file)
         except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip() or "unknown"
-            file.close()
+            pid = file.read_text().strip() or "unknown"
             raise ValueError(
                 f"{self.path} is held by a live process (pid {pid}); wait for it, stop it with kill {pid}, "
                 "or start another beside it with --resume never"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        self._lock = file
+        file.write_text(str(os.getpid()))
 
     def remove(self) -> None:
         """Leave nothing of a run that never began."""
@@ -59,7 +53,7 @@ class Folder:
 
     def unlock(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
 
@@ -70,11 +64,6 @@ class RunFolder(Folder):
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
-
-    @property
-    def encoded(self) -> Path:
-        """Token ids of all splits; made again when missing, deleted when the run is done."""
-        return self.path / "encoded"
 
     @property
     def rejected(self) -> Path:
@@ -126,7 +115,7 @@ def find(word: str, runs_dir: str) -> Path:
     known = sorted(file.parent for file in Path(runs_dir).glob("*/*/config.json"))
     names = {path: [path.name, f"{path.parent.name}/{path.name}", *path.name.split("-", 1)] for path in known}
     found = [p for p in known if word in names[p]] or [p for p in known if p.name.startswith(word)]
-    found = [path for path in found if RunFolder(path).checkpoints.is_dir()] or found  # not a --lint-only
+    found = [path for path in found if RunFolder(path).checkpoints.is_dir()] or found  # one that was refused
     if len(found) == 1:
         return found[0]
     if found:

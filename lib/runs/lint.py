@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from lib.config import DataConfig
+from lib.corpus.corpus import Corpus
+from lib.corpus.encoded import Encoded
 from lib.data.doubles import across_splits
 from lib.data.rows import EncodedRow
 from lib.exits import CheckError
@@ -22,21 +24,17 @@ MOST_PAIRS = 5  # of rows that say nearly the same are shown; all of them are co
 MOST_SHOWN = 240  # characters of a sequence on the console
 
 
-def inspect(
-    recipe: Recipe,
-    task: Task,
-    examples: dict[str, list[Example]],
-    encoded: dict[str, list[EncodedRow]],
-    between: Callable[[], None],
-) -> dict[str, Any]:
+def inspect(corpus: Corpus, encoded: Encoded, task: Task, between: Callable[[], None]) -> dict[str, Any]:
     """What lint.json holds."""
+    recipe, examples = corpus.recipe, corpus.splits
+    rows = {split: encoded.rows(split) for split in examples}
     doubles = across_splits(examples, between)
     return {
-        "splits": {split: _split(recipe, task, examples[split], encoded[split]) for split in examples},
+        "splits": {split: _split(recipe, task, examples[split], list(rows[split])) for split in examples},
         "near_duplicates": {
             pair: {"rows": len(rows), "shown": rows[:MOST_PAIRS]} for pair, rows in doubles.items()
         },
-        "read_as": task.shown(encoded["train"][0]),
+        "read_as": task.shown(rows["train"].row(0)),
         "target": _target(recipe, examples["train"][0]),
     }
 

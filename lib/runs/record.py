@@ -31,7 +31,7 @@ def code_fingerprint() -> str:
     return found.hexdigest()
 
 
-def environment(world: World, precision: str) -> dict[str, Any]:
+def environment(world: World) -> dict[str, Any]:
     """Versions and hardware; nothing of the process's environment variables, which may hold tokens."""
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
@@ -43,7 +43,7 @@ def environment(world: World, precision: str) -> dict[str, Any]:
         "ranks": world.size,
         "threads": world.threads,
         "device": str(world.device.type),
-        "precision": precision,
+        "precision": world.precision,
     }
     return found | {"backend": world.backend, "hardware": str(world), "cores": os.cpu_count()}
 

@@ -16,6 +16,8 @@ from lib.runs.record import base_fingerprint, code_fingerprint
 from lib.task import Task
 from lib.training import checkpoint
 
+PUT_BACK = "put it back, or start over with --resume never"
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -29,8 +31,6 @@ def decide(config: Config) -> Decision:
     """What `--resume` means here. Raises ValueError when the run asked for is not there or is another
     experiment."""
     wanted = config.tracking.resume
-    if config.tracking.lint_only:  # it must not write into a run that can go on
-        return Decision(None, "new run folder: --lint-only")
     if wanted == "never":
         return Decision(None, "new run: --resume never")
     if wanted != "auto":
@@ -113,9 +113,7 @@ def _same_run(folder: RunFolder, config: Config) -> bool:
     return saved.tracking.name == config.tracking.name and experiment(saved) == experiment(config)
 
 
-def check_fingerprints(
-    old: dict[str, str], new: dict[str, str], advice: str = "put it back, or start over with --resume never"
-) -> None:
+def check_fingerprints(old: dict[str, str], new: dict[str, str], advice: str = PUT_BACK) -> None:
     """Raises CheckError, naming what changed since the run began."""
     for key in old.keys() & new.keys():
         if old[key] != new[key]:
@@ -136,7 +134,7 @@ def check_base(
     folder: RunFolder,
     model: nn.Module,
     task: Task,
-    advice: str = "put it back, or start over with --resume never",
+    advice: str = PUT_BACK,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Raises CheckError when what no checkpoint keeps (a frozen base, its tokenizer) is not what the run

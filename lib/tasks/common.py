@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from lib.config import Config
 from lib.data import text
-from lib.data.rows import EncodedRow
+from lib.data.loader import Costs
+from lib.data.rows import EncodedRow, Rows
 from lib.models import adapters, backbone, cpu_attention, heads, offload
 from lib.models.freezing import freeze
 from lib.recipe import Recipe
+from lib.training.dist import World
 
 NO_LABEL = -1  # of rows that are only to be predicted
 
@@ -78,6 +80,9 @@ class ModelTask:
     def shown(self, row: EncodedRow) -> list[str]:
         return [self.tokenizer.decode(sequence.tolist()) for sequence in row.sequences]
 
+    def costs(self, rows: Rows) -> Costs:
+        return Costs(rows)
+
     def build(self, folder: Path | None = None) -> nn.Module:
         settings, described = self.config.model, self.described
         if folder is not None and not self.base_stays:
@@ -93,9 +98,7 @@ class ModelTask:
                 adapters.load(model.backbone, folder / "adapter")
         return model
 
-    def build_on_disk(
-        self, folder: Path, index: Path, device: torch.device, precision_name: str
-    ) -> nn.Module:
+    def build_on_disk(self, folder: Path, index: Path, world: World) -> nn.Module:
         """The model of a checkpoint for predictions alone: its backbone's weights stay on the disk."""
         adapter = self.config.adapter
         if adapter.quantize != "none":
@@ -108,13 +111,13 @@ class ModelTask:
             base = offload.empty(lambda: adapters.add(base, adapter, self.config.optim.seed))
         files = backbone.files(folder / "backbone" if not self.base_stays else self.described)
         added = folder / "adapter" / adapters.WEIGHTS if adapter.lora_rank else None
-        offload.run_from_disk(base, files, added, index, device)
-        if device.type == "cpu" and precision_name == "bf16":
+        offload.run_from_disk(base, files, added, index, world.device)
+        if world.device.type == "cpu" and world.precision == "bf16":
             cpu_attention.enable(base)
         model = self.assemble(base, [])
         heads.load_head(model, folder)
         if hasattr(model, "head"):
-            model.head.to(device)
+            model.head.to(world.device)
         return model
 
     def _adapted(self, base: Any) -> nn.Module:

@@ -5,7 +5,6 @@ last file. Only a checkpoint whose every byte agrees with its manifest is ever l
 thread while training continues on copies made beforehand.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -13,15 +12,15 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from lib.exits import RepeatsError
-from lib.files import fsync_folder, read_json, sha256_of, write_json
+from lib.files import Lock, fsync_folder, read_json, sha256_of, write_json
 from lib.tensor_file import write_tensors
 
 FORMAT = 1
@@ -182,11 +181,23 @@ def _hide(folder: Path) -> Path:
     return folder.rename(aside)
 
 
-def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in main memory that training cannot change. Raises RepeatsError rather than keep a NaN or
-    infinity."""
-    found = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    for name, tensor in found.items():
+@dataclass(frozen=True)
+class Snapshot:
+    """Copies in main memory of what a checkpoint keeps, which training cannot change. Empty on ranks that do
+    not write."""
+
+    model: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def of(model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> "Snapshot":
+        """Raises RepeatsError rather than keep a NaN or infinity."""
+        return Snapshot(_copies(model), _copies(optimizer))
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    for name, tensor in copies.items():
         # a sum is finite only if every part is, or if huge parts overflow it: then look at each
         if (
             tensor.is_floating_point()
@@ -194,19 +205,7 @@ def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             and not tensor.isfinite().all()
         ):
             raise RepeatsError(f"{name} holds NaN or infinity; it is not saved. Earlier checkpoints are good")
-    return found
-
-
-@contextmanager
-def alone(checkpoints: Path) -> Iterator[None]:
-    """Ranks that run out of memory in the same step write one after the other."""
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    handle = os.open(checkpoints, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    return copies
 
 
 class Writer:
@@ -225,19 +224,17 @@ class Writer:
 
     def save(
         self,
+        snapshot: Snapshot,
         save_model: Callable[[dict[str, Tensor], Path], None],
-        model_state: Mapping[str, Tensor],
-        optimizer_state: Mapping[str, Tensor],
         state: dict[str, Any],
     ) -> None:
-        """Copy the tensors, then write them while the caller goes on. `state` needs the keys step and
-        best_step."""
+        """Write the snapshot while the caller goes on; `save_model` lays out the model's part. `state` needs
+        the keys step and best_step."""
         self.wait()
-        model, optimizer = copies(model_state), copies(optimizer_state)
 
         def fill(folder: Path) -> None:
-            save_model(model, folder)
-            write_tensors(folder / "optimizer.safetensors", optimizer)
+            save_model(snapshot.model, folder)
+            write_tensors(folder / "optimizer.safetensors", snapshot.optimizer)
             write_json(folder / "state.json", state)
 
         def put(step: int, best: int | None) -> None:
@@ -249,7 +246,9 @@ class Writer:
 
         def work() -> None:
             try:
-                with alone(self.checkpoints):
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+                # ranks that run out of memory in the same step write one after the other
+                with Lock(self.checkpoints, wait=True):
                     put(state["step"], state["best_step"])
             except BaseException as error:  # handed over to the training thread, which raises it
                 self._error = error

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -16,23 +17,39 @@ import torch
 import torch.distributed as torch_dist
 
 from lib.exits import KINDS, code_of
+from lib.training import precision
+from lib.training.signals import StopFlag
 
 TIMEOUT = timedelta(hours=2)  # rank 0 may tokenize a large data set while the others wait
 
 
 @dataclass(frozen=True)
 class World:
-    """Who this process is among how many."""
+    """Who this process is among how many, what it computes with, and whether somebody asked it to stop."""
 
     rank: int
     size: int
     device: torch.device
     backend: str
     threads: int
+    stop: StopFlag
+    precision: str = "fp32"
+    """fp32 or bf16; settled when the model is known."""
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context in which forward passes run."""
+        return precision.autocast(self.precision, self.device)
+
+    def settled(self, precision: str, threads: int | None = None) -> "World":
+        """The same world, computing in this number format and with as many threads (those a run began
+        with)."""
+        if threads is not None and threads != self.threads:
+            torch.set_num_threads(threads)
+        return replace(self, precision=precision, threads=threads or self.threads)
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else socket.gethostname()
@@ -55,8 +72,9 @@ def num_devices() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def setup(threads: int | None) -> World:
-    """Join the process group: nccl on GPUs, gloo on CPUs. One process alone needs none."""
+def setup(threads: int | None, stop: StopFlag | None = None) -> World:
+    """Join the process group: nccl on GPUs, gloo on CPUs. One process alone needs none. `stop`: the flag of
+    whoever does several things in this process, so that no signal is lost between two."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     rank, size, local_rank, local_size = 0, 1, 0, 1
     if under_torchrun():  # one of them alone is somebody's leftover
@@ -72,6 +90,9 @@ def setup(threads: int | None) -> World:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
+        # cuDNN's attention makes a plan for every new shape, 0.1 to 0.5 s each, and our batches have ever new
+        # lengths (https://github.com/pytorch/pytorch/pull/155958); torch's other kernels need none.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     # oneDNN keeps the code it made for each of the last 1,024 shapes; with batches of ever new lengths that
     # came to 2 GiB after a hundred steps. 64 serve one tensor on its way through a model.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
@@ -80,13 +101,8 @@ def setup(threads: int | None) -> World:
         torch_dist.init_process_group(
             backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None
         )
-    return World(rank, size, device, backend if size > 1 else "no process group", threads)
-
-
-def with_threads(world: World, threads: int) -> World:
-    """The same world, computing with another number of threads (those a run began with)."""
-    torch.set_num_threads(threads)
-    return replace(world, threads=threads)
+    backend = backend if size > 1 else "no process group"
+    return World(rank, size, device, backend, threads, stop or StopFlag(deaf=True))
 
 
 def leave() -> None:

@@ -7,21 +7,18 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from lib.config import Config
 from lib.data.loader import Loader, MicroBatch, Step, deal
 from lib.data.rows import Rows
 from lib.exits import RepeatsError, StoppedError
+from lib.job import Job
 from lib.recipe import Scores
 from lib.task import Task
-from lib.tracking import Tracker
 from lib.training import dist
-from lib.training.checkpoint import Writer
-from lib.training.dist import World
-from lib.training.engine import Ddp, StepResult
+from lib.training.checkpoint import Snapshot, Writer
+from lib.training.engine import Engine, StepResult
 from lib.training.memory import is_out_of_memory
 from lib.training.optim import learning_rate
 from lib.training.progress import Progress
-from lib.training.signals import StopFlag
 
 MOST_SKIPPED = 3  # steps in a row without a finite loss: then it is the model, not a row
 
@@ -30,19 +27,14 @@ MOST_SKIPPED = 3  # steps in a row without a finite loss: then it is the model, 
 class Parts:
     """Everything the loop works with, made in lib.run."""
 
-    config: Config
-    world: World
+    job: Job
     task: Task
-    engine: Ddp
+    engine: Engine
     rows: Rows
     loader: Loader
     writer: Writer
-    tracker: Tracker
-    stop: StopFlag
     evaluate: Callable[[], Scores]
-    better: Callable[[float, float | None], bool]
-    status: Callable[..., None]
-    """Writes status.json on rank 0."""
+    """Score the validation rows with the weights as they are."""
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -58,9 +50,9 @@ def draw_of(seed: int, step: int, micro_batch: int) -> int:
 def train(parts: Parts, progress: Progress) -> Progress:
     """Steps progress.step + 1 .. num_steps. Raises StoppedError (saved, resumable) or RepeatsError."""
     loader, last = parts.loader, parts.loader.num_steps
-    eval_every = parts.config.optim.eval_every or loader.steps_per_epoch
-    parts.tracker.begin(progress.step + 1, last)
-    parts.status(phase="training", step=progress.step, num_steps=last)
+    eval_every = parts.job.config.optim.eval_every or loader.steps_per_epoch
+    parts.job.tracker.begin(progress.step + 1, last)
+    parts.job.write_status(phase="training", step=progress.step, num_steps=last)
     if progress.evaluation_due:  # stopped between a step and its evaluation
         settle(parts, progress, Votes())
     for number in range(progress.step + 1, last + 1):
@@ -82,7 +74,7 @@ def train(parts: Parts, progress: Progress) -> Progress:
 
 def settle(parts: Parts, progress: Progress, votes: "Votes") -> None:
     """After a step: evaluate, save, stop, each when it is time."""
-    tracking, last = parts.config.tracking, parts.loader.num_steps
+    tracking, last = parts.job.config.tracking, parts.loader.num_steps
     save_now = votes.save or bool(votes.stop)
     save_now |= (
         due(progress.step, tracking.save_every, last) if tracking.save_every else progress.evaluation_due
@@ -116,10 +108,10 @@ class Done:
 
 def compute(parts: Parts, step: Step) -> Done:
     """Forward and backward passes of this rank's share of a step."""
-    done, engine, seed = Done(), parts.engine, parts.config.optim.seed
-    share = deal(step.micro_batches, parts.world.size)[parts.world.rank]
+    done, engine, seed = Done(), parts.engine, parts.job.config.optim.seed
+    share = deal(step.micro_batches, parts.job.world.size)[parts.job.world.rank]
     for place, piece in enumerate(share):
-        batch = parts.task.collate(parts.rows, piece.rows).to(parts.world.device)
+        batch = parts.task.collate(parts.rows, piece.rows).to(parts.job.world.device)
         began_s = time.perf_counter()
         draw = draw_of(seed, step.number, piece.number)
         output = engine.forward(batch, draw, last=place == len(share) - 1)
@@ -160,13 +152,13 @@ class Votes:
 def agree(parts: Parts, done: Done) -> Votes:
     """One exchange a step: the loss, who has a bad one, who was asked to stop, is it time to save."""
     began_s = time.perf_counter()
-    tracking = parts.config.tracking
+    tracking = parts.job.config.tracking
     every_s = math.inf if tracking.save_every else tracking.save_minutes * 60
     rows = dist.gather_floats(
         [
             done.loss_sum,
             float(done.bad_micro_batch),
-            float(parts.stop.requested),
+            float(parts.job.world.stop.requested),
             float(time.monotonic() - parts.writer.last_s > every_s),
             float(parts.writer.failed),
             float(done.tokens),
@@ -178,10 +170,11 @@ def agree(parts: Parts, done: Done) -> Votes:
         parts.writer.wait()  # raises on rank 0, with the reason
         raise RepeatsError("rank 0 could not save a checkpoint")
     asked = [rank for rank, row in enumerate(rows) if row[2]]
+    reason = parts.job.world.stop.reason or "by a signal"
     return Votes(
         loss_sum=sum(row[0] for row in rows),
         bad=[(rank, int(row[1])) for rank, row in enumerate(rows) if row[1] >= 0],
-        stop=f"rank {asked[0]} was asked to stop ({parts.stop.reason or 'by a signal'})" if asked else None,
+        stop=f"rank {asked[0]} was asked to stop ({reason})" if asked else None,
         save=bool(rows[0][3]),
         tokens=int(sum(row[5] for row in rows)),
         computed=int(sum(row[6] for row in rows)),
@@ -194,7 +187,7 @@ def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: 
     """Move the weights, unless a loss or the gradient is not finite: then all ranks skip the step and say
     whose it was; too many in a row end the run."""
     update_s = time.perf_counter()
-    rate = learning_rate(step.number, parts.loader.num_steps, parts.config.optim)
+    rate = learning_rate(step.number, parts.loader.num_steps, parts.job.config.optim)
     result = StepResult(math.nan, False)
     if votes.bad:
         parts.engine.forget()
@@ -202,13 +195,13 @@ def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: 
         result = parts.engine.step(rate)
     progress.step = step.number
     progress.skipped_in_a_row = 0 if result.moved else progress.skipped_in_a_row + 1
-    if step.number == parts.config.tracking.stop_at:
+    if step.number == parts.job.config.tracking.stop_at:
         votes.stop = f"--stop-at {step.number}"
     if not result.moved:
         return report_skipped(parts, progress, step, votes)
     now_s = time.perf_counter()
     progress.seconds += now_s - began_s
-    parts.tracker.step(
+    parts.job.tracker.step(
         {
             "step": step.number,
             "epoch": step.epoch,
@@ -236,8 +229,8 @@ def report_skipped(parts: Parts, progress: Progress, step: Step, votes: Votes) -
         ids = ", ".join(parts.rows.ids[row] for row in piece.rows)
         whose.append(f"rank {rank} had a loss that is not finite in micro-batch {number}, rows {ids}")
     text = "; ".join(whose) or "the gradient is not finite, though every loss is"
-    parts.tracker.say(f"WARNING: step {step.number} skipped on all ranks: {text}")
-    parts.tracker.record("skipped", step=step.number, reason=text)
+    parts.job.tracker.say(f"WARNING: step {step.number} skipped on all ranks: {text}")
+    parts.job.tracker.record("skipped", step=step.number, reason=text)
     if progress.skipped_in_a_row >= MOST_SKIPPED:
         raise RepeatsError(
             f"{MOST_SKIPPED} steps in a row without a finite gradient, the last one step {step.number}; "
@@ -248,13 +241,13 @@ def report_skipped(parts: Parts, progress: Progress, step: Step, votes: Votes) -
 
 def out_of_memory(parts: Parts, progress: Progress, step: Step, error: BaseException) -> None:
     """Save the state before this step with half the token budget and raise StoppedError, if memory was the
-    reason. Weights are the same on all ranks, so whichever rank runs out can write the checkpoint."""
-    if not is_out_of_memory(error):
+    reason. Where weights are the same on all ranks, whichever rank runs out can write the checkpoint."""
+    if not is_out_of_memory(error) or not parts.engine.whole_on_each_rank:
         return
     lengths = sorted((int(parts.rows.longest_by_row()[row]) for row in step.row_numbers()), reverse=True)
     parts.engine.forget()
-    halved = parts.config.optim.token_budget // 2
-    write_checkpoint(parts, progress, halved)
+    halved = parts.job.config.optim.token_budget // 2
+    write_checkpoint(parts, progress, snapshot(parts, alone=True), halved)
     parts.writer.wait()
     raise StoppedError(
         f"out of memory at step {step.number} ({step.num_rows} rows, longest sequences {lengths[:4]} "
@@ -267,34 +260,38 @@ def evaluate(parts: Parts, progress: Progress) -> bool:
     """Score the validation rows; True when they are the best so far."""
     scores = parts.evaluate()
     first = next(iter(scores.values()))
-    improved = parts.better(first, progress.best_score)
+    improved = parts.job.recipe.improves(first, progress.best_score)
     if improved:
         progress.best_step, progress.best_score = progress.step, first
     progress.evaluation_due = False
-    progress.evaluations.append({"step": progress.step, "scores": scores})
-    training = parts.tracker.training_since_validation()
-    parts.tracker.record("validation", step=progress.step, scores=scores, training=training)
+    tracker = parts.job.tracker
+    training = tracker.training_since_validation()
+    tracker.record("validation", step=progress.step, scores=scores, training=training)
     words = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    parts.tracker.say(f"validation at step {progress.step}: {words}{'  (best so far)' if improved else ''}")
+    tracker.say(f"validation at step {progress.step}: {words}{'  (best so far)' if improved else ''}")
     if training:
         words = "  ".join(f"{name} {value:.4f}" for name, value in training.items())
-        parts.tracker.say(f"  training since the validation before: {words}")
+        tracker.say(f"  training since the validation before: {words}")
     return improved
 
 
 def save(parts: Parts, progress: Progress) -> None:
-    """Write a checkpoint on rank 0; the tensors are copied now, the disk is written while training goes
-    on."""
+    """All ranks take the snapshot now, rank 0 writes it while training goes on."""
     began_s = time.perf_counter()
-    if parts.world.is_main:
-        write_checkpoint(parts, progress, parts.config.optim.token_budget)
-    parts.tracker.record("checkpoint", step=progress.step, stalled=time.perf_counter() - began_s)
+    parts.writer.wait()  # for the checkpoint before: two copies of a model at once may be too many
+    taken = snapshot(parts)
+    if parts.job.world.is_main:
+        write_checkpoint(parts, progress, taken, parts.job.config.optim.token_budget)
+    parts.job.tracker.record("checkpoint", step=progress.step, stalled=time.perf_counter() - began_s)
     parts.writer.last_s = time.monotonic()
 
 
-def write_checkpoint(parts: Parts, progress: Progress, token_budget: int) -> None:
-    """Hand the model, the optimizer and the progress to the writer."""
-    engine, state = parts.engine, asdict(progress) | {"token_budget": token_budget}
-    save_model = partial(parts.task.save, engine.module)
-    parts.writer.save(save_model, parts.task.state(engine.module), engine.optimizer_state(), state)
-    parts.status(phase="training", step=progress.step)
+def snapshot(parts: Parts, alone: bool = False) -> Snapshot:
+    return parts.engine.snapshot(parts.task.state(parts.engine.module), alone)
+
+
+def write_checkpoint(parts: Parts, progress: Progress, taken: Snapshot, token_budget: int) -> None:
+    """Hand the copies and the progress to the writer."""
+    state = asdict(progress) | {"token_budget": token_budget}
+    parts.writer.save(taken, partial(parts.task.save, parts.engine.module), state)
+    parts.job.write_status(phase="training", step=progress.step)

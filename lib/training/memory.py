@@ -3,14 +3,14 @@ does."""
 
 import gc
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from lib.exits import CheckError
-from lib.training import dist, precision
+from lib.training import dist
 from lib.training.dist import World
 
 
@@ -35,58 +35,46 @@ def give_back(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+@contextmanager
+def held(num_bytes: int, device: torch.device) -> Iterator[None]:
+    """Keep so much of a GPU's memory from whatever runs inside: the room that something else will need."""
+    room = torch.empty(num_bytes, dtype=torch.uint8, device=device) if device.type == "cuda" else None
+    try:
+        yield
+    finally:
+        del room
+
+
 def probe(
-    model: nn.Module,
-    make_batch: Callable[[int], tuple[Any, str]],
-    loss: Callable[[Any, Any], Tensor],
+    passes: Callable[[Any], None],
+    costliest: Callable[[int], tuple[Any, str]],
     token_budget: int,
-    state_bytes: int,
     world: World,
-    precision_name: str,
-) -> tuple[int, list[nn.Parameter]]:
-    """Try a forward and a backward pass of the costliest micro-batch (`make_batch(budget)` gives it and its
-    description), with room held for gradients and `state_bytes` of the optimizer. Returns the largest of
-    budget, budget/2 ... that fits on every rank, and the parameters that a gradient reached. Raises
-    CheckError when nothing fits."""
-    model.train()
+) -> int:
+    """Try `passes` (forward and backward) on the costliest micro-batch (`costliest(budget)` gives it and its
+    description). Returns the largest of budget, budget/2 ... that fits on every rank. Raises CheckError when
+    nothing fits."""
     previous = ""
     while True:
-        batch, description = make_batch(token_budget)
-        fits = _try(model, batch, loss, state_bytes, world, precision_name)
+        batch, description = costliest(token_budget)
+        fits = _fits(passes, batch, world)
         if not dist.any_rank(not fits):
-            break
+            return token_budget
         if description == previous:
             raise CheckError(
                 f"even one row at a time does not fit into memory ({description}); use a smaller "
                 "--max-length, --gradient-checkpointing or a smaller --model"
             )
         previous, token_budget = description, token_budget // 2
-    used = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    model.zero_grad(set_to_none=True)
-    return token_budget, used
 
 
-def _try(
-    model: nn.Module,
-    batch: Any,
-    loss: Callable[[Any, Any], Tensor],
-    state_bytes: int,
-    world: World,
-    precision_name: str,
-) -> bool:
-    held = None
+def _fits(passes: Callable[[Any], None], batch: Any, world: World) -> bool:
     try:
-        if world.device.type == "cuda":
-            held = torch.empty(state_bytes, dtype=torch.uint8, device=world.device)
-        batch = batch.to(world.device)
-        with precision.autocast(precision_name, world.device):
-            output = model(batch.inputs)
-        loss(output, batch).backward()
+        passes(batch)
         return True
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return False
     finally:
-        del held
         give_back(world.device)

@@ -1,6 +1,7 @@
 """AdamW and its learning rate, which is a pure function of the step: no scheduler state exists."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -61,7 +62,7 @@ def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def load_state_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
 ) -> None:
     """The inverse of `state_tensors`. Raises KeyError when the tensors belong to other parameters."""
     parameters = dict(model.named_parameters())

@@ -12,12 +12,14 @@ SAME_KEY_PRESS_S = 1.0  # a terminal and a launcher both pass on one Ctrl-C: not
 
 
 class StopFlag:
-    """Has somebody asked this process to stop?"""
+    """Has somebody asked this process to stop? A `deaf` one leaves the signals as they are: for work that
+    asks nobody between its pieces and may simply end."""
 
-    def __init__(self) -> None:
+    def __init__(self, deaf: bool = False) -> None:
         self.reason: str | None = None
         self._first_s = 0.0
-        self.listen()
+        if not deaf:
+            self.listen()
 
     def listen(self) -> None:
         """Hear the signals; again after torch's launcher, which listens itself and does not give them
@@ -36,6 +38,7 @@ class StopFlag:
             os._exit(STOPPED)  # the user insists: the last checkpoint is whole, nothing else needs saving
 
     def raise_if_requested(self) -> None:
-        """Raises StoppedError; for work of one process alone, before training."""
+        """Raises StoppedError; for work of one process alone, before training. What long work calls between
+        two of its pieces."""
         if self.requested:
             raise StoppedError(f"{self.reason} before the first step; run the same command to begin")

@@ -1,0 +1,105 @@
+"""The rows of a data set, still words: read, checked, split, and what is to be said of them. No run folder is
+needed for any of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from lib.config import DataConfig
+from lib.data import sources, splits
+from lib.data.rows import Rows, pack
+from lib.data.sources import SPLITS, Rejected, Source
+from lib.recipe import Example, Recipe
+from lib.task import Task
+
+PROBES = "probes"  # the split name of a recipe's probes
+OTHER = "data"  # the split name of rows that a finished run has never seen
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The usable rows of each split, and the others."""
+
+    config: DataConfig
+    recipe: Recipe
+    splits: dict[str, list[Example]]
+    rejected: list[Rejected]
+    num_read: int
+    """Rows that were read, usable or not."""
+    revision: str | None = None
+    """The resolved commit of a hub data set."""
+    files: dict[str, str] = field(default_factory=dict)
+    """File name -> sha256 of its bytes."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Things that were used and counted: empty responses, exact doubles ..."""
+
+    @staticmethod
+    def read(config: DataConfig, recipe: Recipe, with_label: bool = True) -> "Corpus":
+        """Everything that can be used, by the splits that the source has. Raises ValueError when the source
+        cannot be read at all."""
+        return Corpus.of(sources.load(config, recipe, with_label), config, recipe, with_label)
+
+    @staticmethod
+    def of(source: Source, config: DataConfig, recipe: Recipe, with_label: bool = True) -> "Corpus":
+        """What can be used of the rows that were read."""
+        usable: dict[str, list[Example]] = {}
+        rejected = list(source.rejected)
+        for split, rows in source.splits.items():
+            usable[split], broken = splits.to_examples(rows, recipe, with_label)
+            rejected += broken
+        num_read = sum(map(len, source.splits.values())) + len(source.rejected)
+        return Corpus(config, recipe, usable, rejected, num_read, source.revision, source.files)
+
+    def complete(self) -> "Corpus":
+        """The same with the splits that are lacking, checked. Raises ValueError (too many malformed rows,
+        doubled ids, an empty split) or CheckError (a group on two sides)."""
+        self.refuse_rejected()
+        splits.refuse_doubled_ids(self.splits)
+        splits.refuse_leaks(self.splits)
+        divided = splits.divide(self.splits, self.config.max_rows)
+        return replace(self, splits=divided, counts=splits.count(divided))
+
+    def whole(self) -> "Corpus":
+        """All rows in the one split OTHER, checked: nobody trains on them. Raises ValueError."""
+        self.refuse_rejected(listed=False)
+        rows = {OTHER: [row for split in self.splits.values() for row in split]}
+        splits.refuse_doubled_ids(rows)
+        return replace(self, splits=rows)
+
+    def refuse_rejected(self, listed: bool = True) -> None:
+        """Raises ValueError when too many rows are malformed."""
+        counts = len(self.rejected), self.num_read
+        splits.refuse_rejected(self.rejected, counts, self.config.max_rejected, listed)
+
+    def with_splits(self, rows: dict[str, list[Example]]) -> "Corpus":
+        """The same with other texts in its rows: contexts that were found, say."""
+        return replace(self, splits=rows)
+
+    def with_probes(self) -> dict[str, list[Example]]:
+        """The splits, and the recipe's probes where it has some."""
+        return self.splits | ({PROBES: splits.probes(self.recipe)} if self.recipe.probes else {})
+
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 of what each split says and of which ids stand in it."""
+        return {
+            "data": splits.digest([self.splits[split] for split in SPLITS]),
+            "split": splits.digest([[example["id"] for example in self.splits[split]] for split in SPLITS]),
+        }
+
+    def sizes(self) -> dict[str, int]:
+        return {split: len(rows) for split, rows in self.splits.items()}
+
+    def facts(self, encoded: dict[str, int]) -> list[str]:
+        """What was read, for people; `encoded`: what a task cut and counted."""
+        sizes = ", ".join(f"{split} {size}" for split, size in self.sizes().items())
+        lines = [f"data {self.config.data}: {sizes} rows"]
+        if self.revision:
+            lines.append(f"commit {self.revision}")
+        if self.rejected:
+            lines.append(f"{len(self.rejected)} of {self.num_read} rows rejected, listed in rejected.jsonl")
+        if counts := self.counts | encoded:
+            lines.append("counted: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+        return lines
+
+    def encode(self, split: str, task: Task, between: Callable[[], None] = lambda: None) -> Rows:
+        """Token ids of one split, in memory; for one process. `between` may raise to stop."""
+        return pack(task.encode(self.splits[split], between))

@@ -1,0 +1,138 @@
+"""A run that has a best checkpoint, opened: for scoring again, predicting, exporting."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lib import artifact
+from lib import recipe as recipes
+from lib.config import Config
+from lib.console import speak
+from lib.corpus.corpus import Corpus
+from lib.evaluation.predictor import Predictor
+from lib.files import read_json
+from lib.models.offload import stored
+from lib.models.placement import place
+from lib.recipe import Recipe
+from lib.retrieval import contexts
+from lib.retrieval.contexts import Retrieved
+from lib.retrieval.folder import Index
+from lib.runs import resume
+from lib.runs.folder import RunFolder
+from lib.task import Task
+from lib.tasks import make as make_task
+from lib.training import checkpoint, dist, precision
+from lib.training.dist import World
+from lib.training.signals import StopFlag
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's folder and what its numbers belong to."""
+
+    folder: RunFolder
+    checkpoint: Path
+    config: Config
+    """With what it left open as the run settled it: the model's commit, the precision, the token budget."""
+    recipe: Recipe
+
+    @staticmethod
+    def open(path: Path, from_artifact: bool = False) -> "TrainedRun":
+        """Raises ValueError (no run, no checkpoint yet), RepeatsError (the checkpoint is damaged)."""
+        folder = RunFolder(path)
+        best = fetched_checkpoint(folder) if from_artifact else best_checkpoint(folder)
+        config = resume.as_trained(folder, best)
+        return TrainedRun(folder, best, config, recipes.load(config.recipe))
+
+    def world(self, threads: int | None = None) -> World:
+        """This process, computing as training did: with as many threads, if nobody says another number."""
+        return dist.setup(threads or self.folder.record()["environment"]["threads"], StopFlag())
+
+    def task(self) -> Task:
+        """With the checkpoint's own tokenizer and model configuration."""
+        return make_task(self.recipe, self.config, self.checkpoint)
+
+    def model(self, task: Task, advice: str = resume.PUT_BACK) -> nn.Module:
+        """Raises CheckError when the base that the checkpoint stands on is another by now."""
+        model = task.build(self.checkpoint)
+        resume.check_base(self.folder, model, task, advice)
+        return model
+
+    def predictor(self, world: World, offload: Path | None = None) -> Predictor:
+        """`offload`: a folder for the index of a model that is run from the disk. Raises CheckError."""
+        task = self.task()
+        world = world.settled(precision.resolve(self.config.optim.precision, world.device, task.model_type))
+        if offload is None:
+            model = place(self.model(task), world.device, world.precision)
+        else:
+            model = task.build_on_disk(self.checkpoint, offload, world)
+            resume.check_base(self.folder, model, task, weights=stored(offload))
+        return Predictor(task, model, world, self.config.optim.token_budget)
+
+    def corpus(self) -> Corpus:
+        """The run's own rows, as they were. Raises ValueError (they are gone), CheckError (they changed)."""
+        corpus = Corpus.read(self.config.data, self.recipe).complete()
+        if (file := self.folder.path / contexts.FILE).is_file():
+            corpus = corpus.with_splits(contexts.kept(corpus.splits, self.config.data, file))
+        self._check(corpus.fingerprints())
+        return corpus
+
+    def other_rows(self, data: str, with_label: bool) -> Corpus:
+        """Rows that the run has never seen, all in one split. Raises ValueError."""
+        config = replace(self.config.data, data=data)
+        return Corpus.read(config, self.recipe, with_label).whole()
+
+    def index(self) -> Index | None:
+        """The one that the run's contexts came from. Raises CheckError when it changed."""
+        index = contexts.check(self.config.data, self.recipe)
+        if index is not None:
+            self._check({"index": index.fingerprint})
+        return index
+
+    def retrieved(self, corpus: Corpus, index: Index, world: World) -> Retrieved:
+        """Contexts for other rows."""
+        runs, between = self.folder.path.parent, world.stop.raise_if_requested
+        return contexts.retrieve(corpus.splits, self.config.data, index, runs, between)
+
+    def _check(self, now: dict[str, str]) -> None:
+        before = self.folder.record()["fingerprints"]
+        resume.check_fingerprints({key: before[key] for key in now}, now, "put it back")
+
+    def scores(self, split: str) -> dict[str, Any] | None:
+        """What training reported for this split, if it did."""
+        path = self.folder.path / "scores.json"
+        return read_json(path)["splits"].get(split) if path.exists() else None
+
+
+def best_checkpoint(folder: RunFolder) -> Path:
+    """The best checkpoint, verified. Raises ValueError when there is none, RepeatsError when it is
+    damaged."""
+    folder.config()  # raises when this is no run folder at all
+    link = folder.checkpoints / "best"
+    best = (link if link.exists() else folder.checkpoints / "last").resolve()
+    if not best.is_dir():
+        raise ValueError(f"{folder.path} has no checkpoint yet; let the run reach its first evaluation")
+    checkpoint.require_whole(best)
+    return best
+
+
+def fetched_checkpoint(folder: RunFolder) -> Path:
+    """The best checkpoint as wandb's artifact has it, verified by its own manifest; when it cannot be had,
+    that of the run folder, which has the same bytes."""
+    config = folder.config()
+    if config.tracking.wandb != "online":
+        speak(f"this run was followed with --wandb {config.tracking.wandb}: read from its folder")
+        return best_checkpoint(folder)
+    try:
+        best = artifact.fetch(folder.path, config.recipe)
+        problem = checkpoint.verify(best, artifact.LEFT_OUT)
+        if problem is None:
+            speak(f"from the artifact: {best}")
+            return best
+        problem = f"{best}: {problem}"
+    except artifact.FetchError as error:
+        problem = str(error)
+    speak(f"WARNING: the artifact is not used ({problem}); the checkpoint is read from the run folder")
+    return best_checkpoint(folder)

@@ -1,0 +1,34 @@
+"""One run at work: what all its pieces share."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lib.config import Config
+from lib.recipe import Recipe
+from lib.runs.folder import RunFolder
+from lib.tracking import Tracker
+from lib.training.dist import World
+
+
+@dataclass(frozen=True)
+class Job:
+    """The same on every rank, but for the world's rank; only rank 0 writes into the folder."""
+
+    config: Config
+    recipe: Recipe
+    folder: RunFolder
+    world: World
+    tracker: Tracker
+
+    def with_config(self, config: Config) -> "Job":
+        return replace(self, config=config)
+
+    def write_status(self, **values: Any) -> None:
+        """status.json, by rank 0."""
+        if self.world.is_main:
+            self.folder.write_status(**values)
+
+    def write_record(self, **values: Any) -> None:
+        """run.json, by rank 0."""
+        if self.world.is_main:
+            self.folder.write_record(**values)

@@ -1,0 +1,99 @@
+"""The engine for models that fit on every device: torch's DistributedDataParallel, or the bare model when
+there is one process."""
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lib.config import OptimConfig
+from lib.training import memory, optim
+from lib.training.checkpoint import Snapshot
+from lib.training.dist import World
+from lib.training.engine import Fitted, Loss, MakeBatch, StepResult, freeze_unused
+
+WARM_UP_CALLS = (
+    2  # DDP puts its buckets into their final order at the start of the second synchronized forward
+)
+
+
+class Ddp:
+    """The verbs of lib.training.engine.Engine. Every rank holds all of the model and of the optimizer's
+    state."""
+
+    whole_on_each_rank = True
+
+    def __init__(self, module: nn.Module, config: OptimConfig, world: World) -> None:
+        self.module, self.config, self.world = module, config, world
+        self.wrapped: nn.Module = module
+        self.optimizer: torch.optim.Optimizer
+
+    def fit(self, costliest: MakeBatch, loss: Loss, token_budget: int) -> Fitted:
+        self.module.train()
+        room = optim.state_bytes(self.module, self.config)
+
+        def passes(batch: Any) -> None:
+            with memory.held(room, self.world.device):
+                batch = batch.to(self.world.device)
+                with self.world.autocast():
+                    output = self.module(batch.inputs)
+                loss(output, batch).backward()
+
+        token_budget = memory.probe(passes, costliest, token_budget, self.world)
+        used = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
+        self.module.zero_grad(set_to_none=True)
+        return Fitted(token_budget, freeze_unused(self.module, used))
+
+    def start(self, batch: Any, loss: Loss, optimizer: Mapping[str, Tensor] | None) -> None:
+        """DDP sorts its buckets after the first pass; without the ones of zero weight here, sums over three
+        or more ranks would be taken in another order in the first step after a resume than without a stop."""
+        if self.world.size > 1:
+            # Unused parameters were frozen beforehand, so DDP need not search for them at every step.
+            with warnings.catch_warnings():
+                # the argument that replaces this one in torch 2.13 is unknown to 2.11
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers")
+                self.wrapped = DistributedDataParallel(
+                    self.module, gradient_as_bucket_view=True, broadcast_buffers=False
+                )
+        self.optimizer = optim.make(self.module, self.config)
+        if optimizer is not None:
+            optim.load_state_tensors(self.module, self.optimizer, optimizer)
+        for _ in range(WARM_UP_CALLS if self.world.size > 1 else 0):
+            self.backward(loss(self.forward(batch, draw=0, last=True), batch), scale=0.0)
+        self.forget()
+
+    def forward(self, batch: Any, draw: int, last: bool) -> Any:
+        torch.manual_seed(draw)
+        self.wrapped.train()
+        if self.world.size > 1:  # as DDP.no_sync does; the forward pass decides, not the backward pass
+            self.wrapped.require_backward_grad_sync = last  # type: ignore[assignment]
+        with self.world.autocast():
+            return self.wrapped(batch.inputs)
+
+    def backward(self, loss_sum: Tensor, scale: float) -> None:
+        (loss_sum * (scale * self.world.size)).backward()  # DDP averages over ranks; the promise is a sum
+
+    def step(self, learning_rate: float) -> StepResult:
+        parameters = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
+        finite = math.isfinite(norm.item())
+        if finite:
+            if self.config.clip is not None:
+                nn.utils.clip_grads_with_norm_(parameters, self.config.clip, norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+        self.forget()
+        return StepResult(norm.item(), finite)
+
+    def forget(self) -> None:
+        self.optimizer.zero_grad(set_to_none=self.world.size == 1)  # DDP's gradients are views of its buckets
+
+    def snapshot(self, kept: Mapping[str, Tensor], alone: bool = False) -> Snapshot:
+        if not (alone or self.world.is_main):  # all ranks have the same: one copy is enough
+            return Snapshot()
+        return Snapshot.of(kept, optim.state_tensors(self.module, self.optimizer))

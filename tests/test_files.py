@@ -1,0 +1,60 @@
+"""One holder at a time, and none that is dead."""
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from lib.files import Lock
+from tests.tools import ROOT
+
+
+@pytest.fixture(params=["file", "folder"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path if request.param == "folder" else tmp_path / "new"
+
+
+def test_a_held_lock_is_refused_until_it_is_released(path: Path) -> None:
+    with Lock(path), pytest.raises(BlockingIOError):
+        Lock(path)
+    again = Lock(path)
+    again.release()
+    Lock(path).release()
+
+
+def test_who_may_wait_gets_the_lock_after_the_one_before(path: Path) -> None:
+    order, first = [], Lock(path)
+
+    def second() -> None:
+        with Lock(path, wait=True):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    waiting.start()
+    waiting.join(0.3)  # long enough to take a lock that is free
+    order.append("first")
+    first.release()
+    waiting.join(10)
+    assert order == ["first", "second"]
+
+
+def test_the_lock_of_a_killed_process_is_free(path: Path) -> None:
+    script = f"from pathlib import Path\nfrom lib.files import Lock\nlock = Lock(Path({str(path)!r}))\n"
+    script += "print('held', flush=True)\ninput()"
+    words = [sys.executable, "-c", script]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError):
+            Lock(path)
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(10)
+        Lock(path).release()
+
+
+def test_a_lock_leaves_what_the_file_says(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("1234")
+    Lock(tmp_path / "lock").release()
+    assert (tmp_path / "lock").read_text() == "1234"
