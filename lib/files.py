@@ -1,13 +1,13 @@
 """Files that are whole or not there (written beside, flushed to the disk, renamed), and locks on them."""
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,12 +16,13 @@ class Lock:
     """A file (made where there is none) or a folder that nobody else has locked, until `release`, the end of
     a `with`, or the end of this process, however it ends: the system drops the lock of a dead one."""
 
-    def __init__(self, path: Path, wait: bool = False) -> None:
-        """Raises BlockingIOError when a live process holds it; does not if it may `wait`."""
+    def __init__(self, path: Path, wait: bool = False, shared: bool = False) -> None:
+        """Raises BlockingIOError when a live process holds it; does not if it may `wait`. Several may hold a
+        `shared` one."""
         # over some network disks only what is open for writing can be locked; a folder never is
         self._handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(self._handle, (LOCK_SH if shared else LOCK_EX) | (0 if wait else LOCK_NB))
         except BaseException:
             self.release()
             raise

@@ -164,11 +164,7 @@ def _moments(begin: Path | None) -> Mapping[str, Tensor] | None:
 
 
 def _progress(begin: Path | None) -> Progress:
-    if begin is None:
-        return Progress()
-    return Progress(
-        **{key: value for key, value in checkpoint.read_state(begin).items() if key != "token_budget"}
-    )
+    return Progress() if begin is None else Progress.of_state(checkpoint.read_state(begin))
 
 
 def _fit(job: Job, engine: Engine, task: Task, rows: Rows) -> Job:

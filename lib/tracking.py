@@ -21,20 +21,12 @@ from lib.training.memory import peak_gib
 
 COLUMNS = ("step", "epoch", "loss", "lr", "grad", "rows/s", "tokens/s", "padding", "GiB", "left")
 WIDTHS = (13, 7, 9, 9, 8, 8, 9, 8, 6, 9)
-SAY_EVERY_S = 30.0  # that a long evaluation goes on
 
 
 def clock(seconds: float) -> str:
     """3725 -> '1:02:05'"""
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
-
-
-class Patience(Meter):
-    """How far an evaluation is, over all ranks: `step` takes what this rank has done, times their number."""
-
-    def __init__(self, world: World, num_rows: int) -> None:
-        super().__init__(num_rows, "rows predicted", every_s=SAY_EVERY_S, shown=world.is_main)
 
 
 class Tracker:

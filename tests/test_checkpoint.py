@@ -1,11 +1,13 @@
 """A checkpoint is whole or not used: every flipped bit, cut, and missing file is noticed; nothing
 half-written stays."""
 
+import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from lib.files import write_json
 from lib.tensor_file import write_tensors
 from lib.training import checkpoint
 from lib.training.checkpoint import Snapshot
+from lib.training.progress import Progress
 from tests.tools import ROOT
 
 
@@ -140,6 +143,7 @@ import os, signal, sys, threading
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from lib.training import checkpoint
+from lib.training.progress import Progress
 from tests.test_checkpoint import fill
 calls = [0]
 def watch(event, arguments):
@@ -218,3 +222,19 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_says_so(tmp_path: Path) -> N
         assert [path.name for path in disk.iterdir()] == ["step-000001"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+BEFORE = """{"step": 40, "best_step": 20, "best_score": 0.5, "evaluation_due": true, "skipped_in_a_row": 1,
+"evaluations": [{"step": 20, "scores": {"log_loss": 0.5}}], "skipped": 3,
+"seconds": 7.5, "token_budget": 4096}"""
+
+
+def test_the_state_of_a_checkpoint_written_before_is_read_and_an_unknown_key_is_not_passed_over() -> None:
+    state = json.loads(BEFORE)
+    expected = Progress(
+        40, best_step=20, best_score=0.5, evaluation_due=True, skipped_in_a_row=1, seconds=7.5
+    )
+    assert Progress.of_state(state) == expected
+    assert Progress.of_state(asdict(expected) | {"token_budget": 4096}) == expected
+    with pytest.raises(TypeError, match="surprise"):
+        Progress.of_state(state | {"surprise": 1})

@@ -42,6 +42,7 @@ LAYERS = (
         "lib.console",
         "lib.files",
         "lib.hub",
+        "lib.source_code",
         "lib.tensor_file",
         "lib.artifact",
         "lib.follow_wandb",

@@ -345,7 +345,9 @@ class Pretend:
         code = self.codes.pop(0) if self.codes else 0
         folder = folders.create(config)
         folder.write_config(config)
-        folder.write_record(fingerprints={"code": code_fingerprint(), "data": self.data, "split": "halves"})
+        folder.write_record(
+            fingerprints={"code": code_fingerprint(config.recipe), "data": self.data, "split": "halves"}
+        )
         folder.write_status(phase="ended" if code else "done", exit_code=code)
         folder.unlock()
         scores = {"kind": "validation", "step": 1, "scores": {"log_loss": config.optim.lr}}

@@ -5,22 +5,22 @@ They lie beside the runs of a recipe, in `.encoded/<key>/`, and are cleaned here
 whole or not there, and every byte is checked before it is used again.
 """
 
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lib.config import Config
 from lib.corpus.corpus import Corpus
 from lib.data import rows as encoded_rows
 from lib.data.rows import Rows
 from lib.data.splits import digest
-from lib.files import read_json, sha256_of, write_json
+from lib.files import Lock, read_json, sha256_of, write_json
 from lib.recipe import Example
 from lib.task import Task
 
@@ -28,7 +28,8 @@ CACHE = ".encoded"  # beside the runs of a recipe
 KEPT = 4  # entries that nobody uses; enough for going back and forth between two lengths and two data sets
 STALE_S = 24 * 3600  # nobody encodes for longer
 MANIFEST, EXAMPLES, COUNTS, LINT = "manifest.json", "examples.json", "counts.json", "lint.json"
-UNCHECKED = (MANIFEST, LINT)  # of an entry's files: the second is added later, in one move
+LOCK = "lock"
+UNCHECKED = (MANIFEST, LINT, LOCK)  # of an entry's files: the last two come later
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Encoded:
     """One entry. Who opened it with `hold` has it until the process ends; `clean` leaves it alone."""
 
     folder: Path
-    _held: list[IO[bytes]] = field(default_factory=list, repr=False)
+    _held: list[Lock] = field(default_factory=list, repr=False)
 
     def rows(self, split: str) -> Rows:
         """Mapped into memory; all ranks of a machine share the pages."""
@@ -58,9 +59,7 @@ class Encoded:
         return self.folder / LINT
 
     def hold(self) -> None:
-        handle = (self.folder / MANIFEST).open("rb")
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        self._held.append(handle)
+        self._held.append(Lock(self.folder / LOCK, wait=True, shared=True))
         os.utime(self.folder / MANIFEST)  # the time of its last use
 
 
@@ -120,11 +119,7 @@ def clean(above: Path) -> None:
     """Remove what was used longest ago, and what a killed process left half-written."""
     entries = sorted((above / CACHE).glob(f"*/{MANIFEST}"), key=lambda path: -path.stat().st_mtime)
     for manifest in [path for path in entries if path.parent.name[0] != "."][KEPT:]:
-        with manifest.open("rb") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # a run is at it
+        with suppress(BlockingIOError), Lock(manifest.with_name(LOCK)):  # else a run is at it
             shutil.rmtree(manifest.parent, ignore_errors=True)
     for beside in (above / CACHE).glob(".writing-*"):
         if time.time() - beside.stat().st_mtime > STALE_S:  # its process may be on another machine

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from lib.console import Meter
 from lib.data.loader import deal, evaluation_batches
 from lib.data.rows import Rows
 from lib.exits import StoppedError
 from lib.recipe import Prediction
 from lib.task import Task
-from lib.tracking import Patience
 from lib.training import dist
 from lib.training.dist import World
+
+SAY_EVERY_S = 30.0  # that a long evaluation goes on
 
 
 class Predictor:
@@ -41,10 +43,10 @@ class Predictor:
     def predict(self, rows: Rows) -> list[Prediction]:
         """One record a row, in the order of `rows`, on every rank."""
         by_id: dict[str, Prediction] = {}
-        patience = Patience(self.world, len(rows))
-        for predictions in self.stream(rows):
-            by_id |= {row["id"]: row for row in predictions}
-            patience.step(len(by_id))
+        with Meter(len(rows), "rows predicted", every_s=SAY_EVERY_S, shown=self.world.is_main) as meter:
+            for predictions in self.stream(rows):
+                by_id |= {row["id"]: row for row in predictions}
+                meter.step(len(by_id))
         assert len(by_id) == len(rows), "every row is predicted exactly once"
         return [by_id[identity] for identity in rows.ids]
 

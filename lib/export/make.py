@@ -26,7 +26,7 @@ from lib.export import card
 from lib.export.check import is_adapter
 from lib.files import Lock, fsync_folder, read_json, write_text
 from lib.models import merging
-from lib.runs.record import ROOT
+from lib.source_code import ROOT
 from lib.training.signals import SIGNALS
 
 HEAD = "head.safetensors"

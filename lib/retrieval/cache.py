@@ -8,16 +8,15 @@ from pathlib import Path
 from lib.files import Lock
 from lib.retrieval.folder import Index
 from lib.retrieval.search import Found
+from lib.source_code import fingerprint
 
 
 class Cache:
     """query -> Found, for one index, one way to search and one version of the code that searches."""
 
     def __init__(self, folder: Path, index: Index, num_passages: int, num_words: int) -> None:
-        code = hashlib.sha256()
-        for path in sorted(Path(__file__).parent.glob("*.py")):
-            code.update(path.read_bytes())
-        decides = json.dumps([index.fingerprint, num_passages, num_words, code.hexdigest()])
+        code = fingerprint(["lib.retrieval.search"])
+        decides = json.dumps([index.fingerprint, num_passages, num_words, code])
         self.file = folder / f"{hashlib.sha256(decides.encode()).hexdigest()[:16]}.jsonl"
         self.found: dict[str, Found] = {}
         for line in self.file.read_bytes().split(b"\n") if self.file.is_file() else ():

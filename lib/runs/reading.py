@@ -100,7 +100,7 @@ class Reader:
 
     def _fingerprints(self, corpus: Corpus) -> dict[str, str]:
         fingerprints = corpus.fingerprints() | self.task.fingerprints()
-        fingerprints |= {"code": record.code_fingerprint()}
+        fingerprints |= {"code": record.code_fingerprint(self.config.recipe)}
         return fingerprints | ({"index": self.index.fingerprint} if self.index is not None else {})
 
     def _encoded(self, corpus: Corpus, fingerprints: dict[str, str]) -> Read:

@@ -1,6 +1,5 @@
 """What a run was made with: fingerprints of everything that decides its numbers, and its environment."""
 
-import hashlib
 import os
 import platform
 import shlex
@@ -12,23 +11,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lib import recipe as recipes
 from lib.models import backbone
+from lib.source_code import ROOT, file_of, fingerprint
 from lib.task import Task
 from lib.training.dist import World
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "peft", "bitsandbytes"),
     *("datasets", "numpy", "scikit-learn"),
 )
 
 
-def code_fingerprint() -> str:
-    """sha256 over every source file that can change a number."""
-    found = hashlib.sha256()
-    for path in sorted((ROOT / "lib").rglob("*.py")):
-        found.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return found.hexdigest()
+def code_fingerprint(recipe_name: str, root: Path = ROOT) -> str:
+    """sha256 over every source file that can change a number of this recipe."""
+    recipe = recipes.load(recipe_name)
+    # found by their names when a run begins: no import leads there
+    named = [f"lib.recipes.{recipe_name}", f"lib.tasks.{recipe.task}"]
+    answers = f"lib.answers.{getattr(recipe, 'answers', 'choice')}"
+    named += [answers] if file_of(answers, root) else []
+    return fingerprint(["lib.run", *named], root)
 
 
 def environment(world: World) -> dict[str, Any]:

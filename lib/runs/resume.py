@@ -63,12 +63,12 @@ def _asked_for(config: Config, wanted: str) -> Decision:
 
 def finished(config: Config) -> RunFolder | None:
     """The newest finished run of this experiment by this code; None when there is none."""
-    above = parent(config)
+    above, code = parent(config), code_fingerprint(config.recipe)
     for path in sorted(above.iterdir(), reverse=True) if above.is_dir() else []:
         folder = RunFolder(path)
         if folder.status().get("phase") != "done" or not _same_run(folder, config):
             continue
-        if folder.record()["fingerprints"]["code"] == code_fingerprint():
+        if folder.record()["fingerprints"]["code"] == code:
             return folder
     return None
 

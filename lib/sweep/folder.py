@@ -83,7 +83,7 @@ def above(config: Config) -> Path:
 def find(config: Config, space: Space, num_trials: int) -> tuple[SweepFolder, str]:
     """The locked folder of the newest sweep like this with trials left, or a new one; and why. Raises
     ValueError (held by a live process), CheckError (the code changed)."""
-    same = _identity(config, space)
+    same, code = _identity(config, space), code_fingerprint(config.recipe)
     if config.tracking.resume not in ("auto", "never"):
         raise ValueError(
             f"--resume {config.tracking.resume}: a sweep takes auto (go on with the newest one like this) or "
@@ -97,12 +97,12 @@ def find(config: Config, space: Space, num_trials: int) -> tuple[SweepFolder, st
         if finished or any(known[key] != value for key, value in same.items()):
             continue
         folder.lock()
-        check_fingerprints({"code": known["code"]}, {"code": code_fingerprint()})
+        check_fingerprints({"code": known["code"]}, {"code": code})
         return folder, f"going on with {folder.path}: {len(folder.trials())} of {num_trials} trials finished"
     suffix = f"-{config.tracking.name}" if config.tracking.name else ""
     folder = SweepFolder(new_folder(above(config), suffix))
     folder.lock()
-    folder.describe(**same, code=code_fingerprint())
+    folder.describe(**same, code=code)
     return folder, f"new sweep {folder.path}"
 
 

@@ -222,7 +222,6 @@ def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: 
 def report_skipped(parts: Parts, progress: Progress, step: Step, votes: Votes) -> None:
     """Name the step, the rank and the rows. Raises RepeatsError after too many in a row; nothing bad was
     saved."""
-    progress.skipped += 1
     whose = []
     for rank, number in votes.bad:
         piece = next(piece for piece in step.micro_batches if piece.number == number)

@@ -1,7 +1,11 @@
 """How far a run has come, beside its tensors."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+# Other values that stand in a checkpoint's state, and lists that were kept there once and nobody read.
+BESIDE, OBSOLETE = ("token_budget",), ("evaluations", "skipped")
 
 
 @dataclass
@@ -13,8 +17,11 @@ class Progress:
     best_step: int | None = None
     best_score: float | None = None
     evaluation_due: bool = False
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
     skipped_in_a_row: int = 0
-    skipped: int = 0
     seconds: float = 0.0
     """Training time so far, stops left out."""
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any]) -> "Progress":
+        """From a checkpoint of today or of before."""
+        return Progress(**{key: value for key, value in state.items() if key not in BESIDE + OBSOLETE})
