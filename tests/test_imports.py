@@ -59,8 +59,10 @@ RANK_VARIABLES = (
     "MASTER_ADDR",
 )
 DIST = ROOT / "lib" / "training" / "dist.py"
-# These may ask who they are; others may ask only around what one process does alone.
-RANK_FILES = (DIST, ROOT / "lib" / "tracking.py", ROOT / "lib" / "training" / "checkpoint.py")
+# Who speaks, writes or goes last asks whether it is rank 0; to all others every rank is the same.
+ASKING = {"scripts.train", "lib.run", "lib.job", "lib.tracking", "lib.evaluation.predictor"}
+ASKING |= {"lib.evaluation.scoring", "lib.training.ddp", "lib.training.loop"}
+NO_RANKS = ("lora_rank", "whole_on_each_rank")  # a matrix's; what holds for all of them
 ENGINE_VERBS = ("fit", "start", "forward", "backward", "step", "snapshot")  # all ranks call them
 # All of these would unpickle, or run code that came with a model or a data set.
 UNSAFE = r"\bimport pickle|\bpickle\.\w|torch\.(load|save)\(|allow_pickle=True|_object(_list)?\("
@@ -171,19 +173,39 @@ def test_ranks_are_read_from_the_environment_in_dist_only() -> None:
     assert not found, found
 
 
-def asks_for_rank(node: ast.AST) -> bool:
-    """`is_main`, `get_rank()`, or a comparison of something called rank."""
+def asks_for_main(node: ast.AST) -> bool:
+    """`is_main` or `env_is_main`, wherever it stands below this."""
+    parts = [part for part in ast.walk(node) if isinstance(part, ast.Attribute | ast.Name)]
+    return any(word_of(part) in ("is_main", "env_is_main") for part in parts)
+
+
+def compares_ranks(node: ast.AST) -> bool:
+    """`get_rank`, or a rank that is compared or asked whether it is 0 (`if rank:`, `not rank`)."""
     for part in ast.walk(node):
-        if isinstance(part, ast.Attribute | ast.Name):
-            word = part.attr if isinstance(part, ast.Attribute) else part.id
-            if word in ("is_main", "get_rank", "env_is_main"):
-                return True
+        if word_of(part) == "get_rank":
+            return True
+        questions: list[ast.expr] = []
         if isinstance(part, ast.Compare):
-            ends = [part.left, *part.comparators]
-            words = [getattr(end, "attr", getattr(end, "id", "")) for end in ends]
-            if any(word.endswith("rank") and word != "lora_rank" for word in words):  # a matrix's, not ours
-                return True
+            questions = [part.left, *part.comparators]
+        elif isinstance(part, ast.If | ast.IfExp | ast.While | ast.Assert):
+            questions = [part.test]
+        elif isinstance(part, ast.BoolOp):
+            questions = part.values
+        elif isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.Not):
+            questions = [part.operand]
+        words = [word_of(question) for question in questions]
+        if any(word.endswith("rank") and word not in NO_RANKS for word in words):
+            return True
     return False
+
+
+def word_of(node: ast.AST) -> str:
+    """The last word of a name: rank, world.rank, parts.world.rank"""
+    return str(getattr(node, "attr", getattr(node, "id", "")))
+
+
+def asks_for_rank(node: ast.AST) -> bool:
+    return asks_for_main(node) or compares_ranks(node)
 
 
 @cache
@@ -255,14 +277,11 @@ def test_no_rank_waits_for_others_inside_a_question_for_its_rank() -> None:
                 assert not inside, f"{where(path, function)} {inside}"
 
 
-def test_ranks_are_compared_in_dist_tracking_and_checkpoint_only() -> None:
-    # elsewhere is_main is the only question; a test above sees that nobody waits inside it
-    for path in FILES:
-        if path in RANK_FILES:
-            continue
-        for node in ast.walk(tree(path)):
-            if isinstance(node, ast.Compare | ast.Call) and asks_for_rank(node):
-                assert "is_main" in ast.unparse(node) and not isinstance(node, ast.Compare), where(path, node)
+def test_ranks_are_compared_in_dist_only_and_few_ask_whether_they_are_rank_0() -> None:
+    # a test above sees that nobody waits inside that question
+    comparing = [name for name, path in MODULES.items() if path != DIST and compares_ranks(tree(path))]
+    assert not comparing, comparing
+    assert {name for name, path in MODULES.items() if asks_for_main(tree(path))} == ASKING
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
