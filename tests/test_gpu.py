@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as torch_dist
 
 from lib import exits, recipe, run
 from lib.command_line import parse
+from lib.training import dist
 from tests.tools import SHORT, command, losses, only_run, weights_hash, wide_model
 from tests.tools import run as run_script
 
@@ -44,13 +46,27 @@ def test_bf16_run_stops_resumes_and_rescores_to_the_last_digit(flags: list[str],
     assert "the same to the last digit as training reported" in again.stdout, again.stderr
 
 
+def test_what_ranks_exchange_goes_through_nccl() -> None:
+    """In a group of one, so that one GPU can show it."""
+    torch_dist.init_process_group("nccl", store=torch_dist.HashStore(), rank=0, world_size=1)
+    try:
+        mine = torch.tensor([1.5, -2.0], dtype=torch.float64, device=dist._device())
+        assert mine.is_cuda and torch_dist.get_backend() == "nccl"
+        (gathered,) = dist._gather(mine)
+        assert torch.equal(gathered, mine) and gathered is not mine
+    finally:
+        dist.leave()
+    assert not torch_dist.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU: a rank alone needs no process group")
 def test_nccl_is_chosen_under_torchrun(flags: list[str], tmp_path: Path) -> None:
     ranks = torch.cuda.device_count()
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"]
     words = command(*flags, "--runs-dir", str(tmp_path))[1:]
     done = subprocess.run([*torchrun, *words], capture_output=True, text=True, env=os.environ, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert ", nccl," in done.stdout or ranks == 1
+    assert f"{ranks} ranks on cuda" in done.stdout and ", nccl," in done.stdout
 
 
 def test_token_budget_is_halved_until_it_fits(flags: list[str], tmp_path: Path) -> None:
