@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import SHORT, losses, metrics, only_run, run, start, status, weights_hash, wide_model
+from tests.tools import ROOT, SHORT, losses, only_run, run, start, status, weights_hash, wide_model
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,25 @@ def finished(arguments: list[str], runs_dir: Path, devices: int) -> Path:
     return only_run(runs_dir)
 
 
+def with_rows(arguments: list[str], at: Path, devices: int, *stop: str) -> Path:
+    """The run under at/runs, begun or gone on with; what each rank computes is kept in at/rows."""
+    (at / "rows").mkdir(exist_ok=True)
+    words = [str(at / "rows"), *arguments, "--devices", str(devices), "--runs-dir", str(at / "runs"), *stop]
+    done = run(*words, script=str(ROOT / "tests" / "row_checks.py"))
+    assert done.returncode == (75 if stop else 0), done.stderr
+    return only_run(at / "runs")
+
+
+def rows_by_step(at: Path) -> dict[int, dict[str, list[int]]]:
+    """step -> row id -> the ranks that computed it, once for each time."""
+    steps: dict[int, dict[str, list[int]]] = {}
+    for file in (at / "rows").iterdir():
+        for line in map(json.loads, file.read_text().splitlines()):
+            for row in line["ids"]:
+                steps.setdefault(line["step"], {}).setdefault(row, []).append(line["rank"])
+    return steps
+
+
 def same_training(folder: Path, reference: Path) -> None:
     assert losses(folder) == losses(reference)
     assert weights_hash(folder, 6) == weights_hash(reference, 6)
@@ -37,7 +56,7 @@ def same_training(folder: Path, reference: Path) -> None:
 @pytest.fixture(scope="module")
 def reference(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ranks, never stopped."""
-    return finished(arguments, tmp_path_factory.mktemp("reference"), 2)
+    return with_rows(arguments, tmp_path_factory.mktemp("reference"), 2)
 
 
 def test_three_ranks_go_on_bit_for_bit_after_a_stop(arguments: list[str], tmp_path: Path) -> None:
@@ -51,14 +70,18 @@ def test_three_ranks_go_on_bit_for_bit_after_a_stop(arguments: list[str], tmp_pa
 def test_two_then_one_then_two_ranks_train_on_the_same_rows_to_1e_6(
     arguments: list[str], reference: Path, tmp_path: Path
 ) -> None:
-    for devices, stop in (("2", ["--stop-at", "2"]), ("1", ["--stop-at", "4"]), ("2", [])):
-        done = run(*arguments, "--devices", devices, "--runs-dir", str(tmp_path), *stop)
-        assert done.returncode == (75 if stop else 0), done.stderr
-    folder = only_run(tmp_path)
-    assert [line["tokens"] for line in metrics(folder, "train")] == [
-        line["tokens"] for line in metrics(reference, "train")
-    ]
+    for devices, stop in ((2, ["--stop-at", "2"]), (1, ["--stop-at", "4"]), (2, [])):
+        folder = with_rows(arguments, tmp_path, devices, *stop)
     assert losses(folder) == pytest.approx(losses(reference), rel=1e-6)
+    rows, unbroken = rows_by_step(tmp_path), rows_by_step(reference.parents[2])
+    assert sorted(rows) == sorted(unbroken) == [1, 2, 3, 4, 5, 6]
+    for step, ranks in rows.items():
+        assert sorted(ranks) == sorted(unbroken[step])
+        assert all(len(times) == 1 for times in ranks.values()), "every row counts once"
+        assert {rank for (rank,) in ranks.values()} == ({0} if step in (3, 4) else {0, 1})
+    # batches of 8: three steps and the 6 rows that are left make an epoch of 30
+    assert [len(rows[step]) for step in range(1, 7)] == [8, 8, 8, 6, 8, 8]
+    assert len({row for step in range(1, 5) for row in rows[step]}) == 30
 
 
 def test_sigterm_then_kill_9_then_on_is_as_if_nothing_had_happened(
