@@ -61,7 +61,8 @@ if [[ $marks == not* ]]; then
 fi
 workers=()
 if [[ $marks == not* ]] && "$python" -c "import xdist" 2>/dev/null; then
-    workers=(--numprocesses logical --maxprocesses 8 --dist worksteal)  # a process needs about 1 GB
+    # a process needs about 1 GB; a file stays in one, for what its tests share is made once
+    workers=(--numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder)
 fi
 step "pytest" "$python" -m pytest -q -ra -m "$marks" "${workers[@]}" "$@"
 
