@@ -65,7 +65,7 @@ def test_a_bad_model_folder_exits_2_and_leaves_no_run(
     said = capsys.readouterr().err
     assert f"--model {model}" in said
     assert any(part in said for part in message.split("|"))
-    assert not list(tmp_path.glob("runs/arena/*"))
+    assert not list(tmp_path.glob("runs/arena/[!.]*"))
 
 
 def test_a_model_that_changed_is_refused_on_resume(

@@ -113,9 +113,9 @@ CHECKS = """
 import json, sys
 from pathlib import Path
 from lib.export import check
-from lib.runs.folder import RunFolder
+from lib.evaluation.trained import TrainedRun
 told = json.load(sys.stdin)
-found = {n: check.score(RunFolder(Path(run)), Path(out), rows) for n, (run, out, rows) in told.items()}
+found = {n: check.score(TrainedRun.open(Path(run)), Path(out), rows) for n, (run, out, rows) in told.items()}
 print(json.dumps(found))
 """
 
@@ -357,9 +357,9 @@ def front_of(page: str) -> dict[str, Any]:
 
 
 def test_no_name_breaks_the_cards_yaml_or_its_tables(tiny: Path) -> None:
-    folder, loaded = RunFolder(tiny), recipe.load("arena")
+    loaded = recipe.load("arena")
     hostile = "a: [b\n---\n# '\"| ```python \ud83d {{ x }}"
-    config: Config = folder.config()
+    config: Config = RunFolder(tiny).config()
     config = replace(config, data=replace(config.data, data=hostile))
     base = card.Origin(hostile, "org/base\n---\nlicense: mit", "x: y")
     data = card.Origin(hostile, hostile, hostile)
@@ -368,7 +368,8 @@ def test_no_name_breaks_the_cards_yaml_or_its_tables(tiny: Path) -> None:
     assert found["license"] == "unknown" and found["metrics"] == ["log_loss"]
     assert found["base_model"] == "org/base\n---\nlicense: mit" and found["datasets"] == [hostile]
     assert "\n" not in card.words(hostile) and "\\|" in card.words(hostile)
-    page = card.render(folder, config, tiny / "checkpoints" / "best" / "backbone", False, None)
+    run = replace(TrainedRun.open(tiny), config=config)
+    page = card.render(run, tiny / "checkpoints" / "best" / "backbone", False, None)
     assert page.count("```") == 2 and page.count("\n---\n") == 1
     assert front_of(page)["library_name"] == "transformers"
 

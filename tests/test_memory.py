@@ -11,9 +11,8 @@ from lib.config import OptimConfig
 from lib.exits import CheckError
 from lib.training import memory
 from lib.training.ddp import Ddp
-from lib.training.dist import World
 from lib.training.engine import Fitted
-from lib.training.signals import StopFlag
+from tests.tools import alone
 
 CPU = "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
 SHORTAGES = [RuntimeError(CPU), torch.cuda.OutOfMemoryError("CUDA out of memory."), MemoryError()]
@@ -50,12 +49,10 @@ def costliest(budget: int) -> tuple[Batch, str]:
 
 
 def fit(model: Room, budget: int) -> Fitted:
-    world = World(0, 1, torch.device("cpu"), "", 1, StopFlag(deaf=True))
-
     def loss(output: Tensor, batch: Any) -> Tensor:
         return output.sum()
 
-    return Ddp(model, OptimConfig(), world).fit(costliest, loss, budget)
+    return Ddp(model, OptimConfig(), alone()).fit(costliest, loss, budget)
 
 
 @pytest.mark.parametrize("shortage", SHORTAGES, ids=lambda error: type(error).__name__)

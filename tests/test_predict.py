@@ -27,7 +27,7 @@ from lib.models import heads, tiny
 from lib.recipe import Recipe
 from lib.tasks import make as make_task
 from lib.tensor_file import write_tensors
-from tests.tools import ROOT, SHORT, only_run, save_random, small_decoder, wide_model
+from tests.tools import ROOT, SHORT, alone, only_run, save_random, small_decoder, wide_model
 
 ROWS = ["--sample-rows", "90", "--max-rows", "12", "--max-steps", "2", "--eval-every", "2"]
 
@@ -212,6 +212,7 @@ from lib.corpus.corpus import OTHER, Corpus
 from lib.data import rows as encoded_rows
 from lib.tasks import make as make_task
 from lib.tensor_file import write_tensors
+from tests.tools import alone
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
@@ -231,7 +232,7 @@ rows = encoded_rows.pack(task.encode([{**row, "id": str(n)} for n, row in enumer
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident now
 idle = resident("VmRSS")
 if index:
-    model = task.build_on_disk(folder, Path(index), torch.device("cpu"), "fp32").eval()
+    model = task.build_on_disk(folder, Path(index), alone()).eval()
 else:
     model = task.build(folder).eval()
 with torch.inference_mode():
@@ -329,7 +330,7 @@ def test_families_run_from_the_disk_to_the_bit(kind: str, tmp_path: Path) -> Non
     batch = task.collate(rows, (0, 1, 2))
     with torch.inference_mode():
         expected = task.predict(task.build(tmp_path / "at").eval(), batch)
-        model = task.build_on_disk(tmp_path / "at", tmp_path / "index", torch.device("cpu"), "fp32").eval()
+        model = task.build_on_disk(tmp_path / "at", tmp_path / "index", alone()).eval()
         assert task.predict(model, batch) == expected
     resting = [name for name, value in model.backbone.named_parameters() if not value.is_meta]
     assert not any(".0." in name for name in resting), "blocks are on the disk before and after"
@@ -351,5 +352,5 @@ def test_options_are_scored_from_the_disk_to_the_bit(kind: str, tmp_path: Path) 
     batch = task.collate(rows, (0, 1, 2))
     with torch.inference_mode():
         expected = task.predict(task.build(at).eval(), batch)
-        model = task.build_on_disk(at, tmp_path / "index", torch.device("cpu"), "fp32").eval()
+        model = task.build_on_disk(at, tmp_path / "index", alone()).eval()
         assert task.predict(model, batch) == expected

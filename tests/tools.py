@@ -13,11 +13,14 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import warm
+
+if TYPE_CHECKING:
+    from lib.training.dist import World
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -86,6 +89,16 @@ def small_decoder(folder: Path) -> str:
     tiny.tokenizer().save_pretrained(folder)
     save_random(folder)
     return str(folder)
+
+
+def alone() -> "World":
+    """One process on a CPU, in float32."""
+    import torch
+
+    from lib.training.dist import World
+    from lib.training.signals import StopFlag
+
+    return World(0, 1, torch.device("cpu"), "", 1, StopFlag(deaf=True))
 
 
 def save_random(folder: Path) -> None:
