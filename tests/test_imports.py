@@ -169,6 +169,21 @@ def test_nobody_imports_a_recipe_a_task_or_a_kind_of_answer_by_name() -> None:
         assert not named, f"{name} imports {named}"
 
 
+INSIDE_A_CHOICE = r"""[\[(]['"](label|prediction|probabilities|swapped|ranking|confusion)['"]"""
+KNOW_A_CHOICE = ("lib.answers.choice", "lib.tasks", "lib.recipes", "lib.evaluation.metrics", "lib.bench")
+
+
+def test_only_its_kind_and_its_task_look_into_an_answer() -> None:
+    # so that another kind of answer is one new file
+    looking = [
+        f"{path.relative_to(ROOT)}: {key}"
+        for path in sorted(path for ending in ("py", "jinja") for path in (ROOT / "lib").rglob(f"*.{ending}"))
+        for key in re.findall(INSIDE_A_CHOICE, path.read_text())
+        if not name_of(path).startswith(KNOW_A_CHOICE)
+    ]
+    assert not looking, looking
+
+
 def test_ranks_are_read_from_the_environment_in_dist_only() -> None:
     found = [
         where(path, node)

@@ -1,6 +1,6 @@
 """A finished run -> report.html: one page that needs nothing beside it, on a screen, a phone or paper.
 
-What a run does not have (labels, probabilities, a log) is left out. Texts of a data set are hostile: the
+What a run does not have (targets, predictions, a log) is left out. Texts of a data set are hostile: the
 template escapes everything but our own plots, and the page's policy forbids scripts and requests.
 """
 

@@ -32,10 +32,11 @@ def summarize(
 def table(summary: Summary) -> list[str]:
     """Scores beside the baselines, for the console."""
     columns = {"model": summary["scores"], **summary["baselines"]}
-    lines = ["".ljust(16) + "".join(name.ljust(28) for name in columns)]
+    width = max(16, *(len(score) + 2 for score in summary["scores"]))
+    lines = [" " * width + "".join(name.ljust(28) for name in columns)]
     for score in summary["scores"]:
         cells = [str(Interval(**scores[score])) for scores in columns.values()]
-        lines.append(score.ljust(16) + "".join(cell.ljust(28) for cell in cells))
+        lines.append(score.ljust(width) + "".join(cell.ljust(28) for cell in cells))
     if "retrieval" in summary:
         lines += hits.lines(summary["retrieval"])
     if "num_false" in summary:
