@@ -30,6 +30,7 @@ class Example(TypedDict, total=False):
     passage_id: str  # the passage that holds the answer, where a row names it
     retrieved: list[str]  # the passages an index gave, the nearest first
     label: int  # of the class or the option; rows that are only to be predicted have none
+    target: Any  # what is right where answers are no choice: a text, say; missing as a label may be
     notes: list[str]  # things worth counting, e.g. "empty response"
 
 
@@ -42,6 +43,8 @@ class Prediction(TypedDict, total=False):
     probabilities: list[float]
     swapped: list[float]  # the probabilities when the two texts trade places, mapped back
     ranking: list[str]  # the letters of the options, the likeliest first
+    target: Any  # where answers are no choice
+    answer: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,10 @@ class Recipe:
     """Columns that every row must have; several sets where rows come in several forms."""
     label_columns: tuple[str, ...] = ()
     """Those of them that hold the answer; rows that are only to be predicted may lack them."""
-    labels: tuple[str, ...]
+    answers: str = "choice"
+    """What a model answers: a module of lib/answers."""
+    labels: tuple[str, ...] = ()
+    """The classes, or the letters of the options, where that is a choice."""
     family: Literal["encoder", "decoder"] = "encoder"
     """What kind of toy `--model tiny` is."""
     sample: Callable[[int, int], list[Row]]
@@ -97,10 +103,3 @@ def load(name: str) -> Recipe:
     if word not in names():
         raise ValueError(f"unknown recipe {name!r}; {nearest(word, names())}")
     return importlib.import_module(f"lib.recipes.{word}").RECIPE
-
-
-def first_score(recipe: Recipe) -> str:
-    """The name of the score that selects the best checkpoint."""
-    chances = [1 / len(recipe.labels)] * len(recipe.labels)
-    row = Prediction(label=0, prediction=0, probabilities=chances, swapped=chances, ranking=["A"])
-    return next(iter(recipe.score([row])))

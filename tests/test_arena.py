@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from lib import recipe as recipes
+from lib.answers import load as answers_of
 from lib.config import DataConfig
 from lib.corpus.corpus import Corpus
 from lib.data import splits
 from lib.data.sources import RawRow, Source
-from lib.evaluation import metrics, summary
+from lib.evaluation import metrics
 from lib.recipe import Example, Row
 
 ARENA = recipes.load("arena")
@@ -158,7 +159,7 @@ def test_sample_prompts_hardly_ever_repeat() -> None:
 
 def test_lengths_alone_do_not_solve_the_sample() -> None:
     # Chance is 33 %; the lengths give 44-48 %, on 1,000 rows with a standard deviation of 1.6 points.
-    beside = summary.baselines(ARENA, SAMPLE[:2000], SAMPLE[2000:])
+    beside = answers_of(ARENA).baselines(SAMPLE[:2000], SAMPLE[2000:])
     assert metrics.accuracy(beside["length only"]) < 0.55
 
 

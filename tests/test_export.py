@@ -24,7 +24,7 @@ from lib.command_line import parse
 from lib.config import Config
 from lib.evaluation.trained import TrainedRun
 from lib.exits import CheckError, RepeatsError
-from lib.export import card, check, make, push
+from lib.export import card, make, push
 from lib.files import read_json, read_lines, write_json
 from lib.models import merging
 from lib.runs.folder import RunFolder
@@ -264,12 +264,6 @@ def test_exported_files_that_say_something_else_are_not_exported(
     with pytest.raises(CheckError, match="give other probabilities than the run did: they differ by up to"):
         make.export(tiny, tmp_path / "out", adapter_only=False, base=None, check=True)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_probability_that_is_no_number_is_infinitely_far() -> None:
-    row: Any = {"probabilities": [0.5, 0.5]}
-    assert check._difference({"probabilities": [float("nan"), 0.5]}, row) == float("inf")
-    assert check._difference({"probabilities": [0.75, 0.25]}, row) == 0.25
 
 
 def test_what_is_there_is_not_overwritten(tiny: Path, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ LAYERS = (
     ("lib.models",),
     ("lib.recipes",),
     ("lib.data",),
-    ("lib.evaluation.metrics",),
+    ("lib.answers",),
+    ("lib.evaluation.metrics", "lib.evaluation.bootstrap", "lib.evaluation.page", "lib.runs.contents"),
     ("lib.recipe",),
     ("lib.training.dist", "lib.training.precision", "lib.training.progress", "lib.training.signals"),
     ("lib.command_line",),
@@ -48,7 +49,13 @@ LAYERS = (
         "lib.follow_wandb",
     ),
 )
-RECIPES_MAY_IMPORT = ("lib.recipe", "lib.config", "lib.evaluation.metrics", "lib.data")
+RECIPES_MAY_IMPORT = (
+    "lib.recipe",
+    "lib.config",
+    "lib.evaluation.metrics",
+    "lib.evaluation.bootstrap",
+    "lib.data",
+)
 RANK_VARIABLES = (
     "RANK",
     "LOCAL_RANK",
@@ -152,15 +159,31 @@ def test_a_recipe_imports_words_and_lists_only() -> None:
             )
 
 
-def test_nobody_imports_a_recipe_or_a_task_by_name() -> None:
-    # run finds both by their names in strings, so that one more of either is one new file
+def test_nobody_imports_a_recipe_a_task_or_a_kind_of_answer_by_name() -> None:
+    # all are found by their names in strings, so that one more of any is one new file
     for name, path in MODULES.items():
         if name.startswith(
             ("lib.tasks", "lib.bench")
         ):  # the benchmark measures one recipe against others' code
             continue
-        named = [other for other in inner_imports(path) if other.startswith(("lib.recipes.", "lib.tasks."))]
+        kinds = ("lib.recipes.", "lib.tasks.", "lib.answers.")
+        named = [other for other in inner_imports(path) if other.startswith(kinds)]
         assert not named, f"{name} imports {named}"
+
+
+INSIDE_A_CHOICE = r"""[\[(]['"](label|prediction|probabilities|swapped|ranking|confusion)['"]"""
+KNOW_A_CHOICE = ("lib.answers.choice", "lib.tasks", "lib.recipes", "lib.evaluation.metrics", "lib.bench")
+
+
+def test_only_its_kind_and_its_task_look_into_an_answer() -> None:
+    # so that another kind of answer is one new file
+    looking = [
+        f"{path.relative_to(ROOT)}: {key}"
+        for path in sorted(path for ending in ("py", "jinja") for path in (ROOT / "lib").rglob(f"*.{ending}"))
+        for key in re.findall(INSIDE_A_CHOICE, path.read_text())
+        if not name_of(path).startswith(KNOW_A_CHOICE)
+    ]
+    assert not looking, looking
 
 
 def test_ranks_are_read_from_the_environment_in_dist_only() -> None:

@@ -9,11 +9,13 @@ import pytest
 import sklearn.metrics
 
 from lib import recipe as recipes
-from lib.evaluation import metrics, summary
-from lib.evaluation.metrics import Interval
+from lib.answers import load as answers_of
+from lib.evaluation import bootstrap, metrics, summary
+from lib.evaluation.bootstrap import Interval
 from lib.recipe import Example, Prediction, Scores
 
 ARENA = recipes.load("arena")
+ANSWERS = answers_of(ARENA)
 
 
 def predictions(num_rows: int, skill: float, seed: int = 0, noise: float = 1.0) -> list[Prediction]:
@@ -71,12 +73,12 @@ def test_a_certain_and_false_prediction_costs_a_finite_log_loss() -> None:
 
 def test_intervals_are_to_the_last_digit_those_of_a_slow_bootstrap() -> None:
     one, two = predictions(97, 0.5, seed=1), predictions(97, 0.8, seed=2)
-    draws = np.random.default_rng(0).integers(0, 97, (metrics.RESAMPLES, 97))
+    draws = np.random.default_rng(0).integers(0, 97, (bootstrap.RESAMPLES, 97))
     slow_one, slow_two = ([ARENA.score([rows[i] for i in draw]) for draw in draws] for rows in (one, two))
-    for name, found in metrics.intervals(one, ARENA.score).items():
+    for name, found in bootstrap.intervals(one, ARENA.score).items():
         low, high = np.quantile([scores[name] for scores in slow_one], [0.025, 0.975])
         assert found == Interval(ARENA.score(one)[name], low, high)
-    for name, found in metrics.paired_differences(one, two, ARENA.score).items():
+    for name, found in bootstrap.paired_differences(one, two, ARENA.score).items():
         drawn = [after[name] - before[name] for before, after in zip(slow_one, slow_two, strict=True)]
         low, high = np.quantile(drawn, [0.025, 0.975])
         assert found == Interval(ARENA.score(two)[name] - ARENA.score(one)[name], low, high)
@@ -90,19 +92,19 @@ def test_a_score_is_given_a_plain_list_of_the_drawn_rows() -> None:
         hits = [row["label"] == row["prediction"] for row in given]
         return {"accuracy": sum(hits) / len(hits)}
 
-    by_hand_found, found = (metrics.intervals(rows, score)["accuracy"] for score in (by_hand, accuracy))
+    by_hand_found, found = (bootstrap.intervals(rows, score)["accuracy"] for score in (by_hand, accuracy))
     assert vars(by_hand_found) == pytest.approx(vars(found), rel=1e-12)
 
 
 def test_a_95_percent_interval_covers_the_truth_in_about_95_of_100_samples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 400)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
     draw, truth, covered = np.random.default_rng(5), 0.7, 0
     for _ in range(200):
         hits = draw.random(150) < truth
         rows = [Prediction(id=str(i), label=1, prediction=int(hit)) for i, hit in enumerate(hits)]
-        found = metrics.intervals(rows, accuracy)["accuracy"]
+        found = bootstrap.intervals(rows, accuracy)["accuracy"]
         covered += found.low <= truth <= found.high
     # 200 samples at 95 %: 190 expected, 3 standard deviations are 9
     assert 180 <= covered <= 198
@@ -110,16 +112,16 @@ def test_a_95_percent_interval_covers_the_truth_in_about_95_of_100_samples(
 
 def test_models_that_find_the_same_rows_hard_differ_by_less_than_two_unpaired_intervals() -> None:
     one, two = (predictions(400, 0.5, seed, noise=0.3) for seed in (1, 2))
-    single = [metrics.intervals(rows, ARENA.score)["log_loss"] for rows in (one, two)]
+    single = [bootstrap.intervals(rows, ARENA.score)["log_loss"] for rows in (one, two)]
     unpaired = float(np.hypot(width(single[0]), width(single[1])))
-    paired = metrics.paired_differences(one, two, ARENA.score)["log_loss"]
+    paired = bootstrap.paired_differences(one, two, ARENA.score)["log_loss"]
     assert width(paired) < unpaired / 2
 
 
 def test_paired_rows_must_be_the_same_rows() -> None:
     rows = predictions(10, 0.5)
     with pytest.raises(AssertionError, match="same rows"):
-        metrics.paired_differences(rows, rows[::-1], ARENA.score)
+        bootstrap.paired_differences(rows, rows[::-1], ARENA.score)
 
 
 @pytest.mark.parametrize(
@@ -142,19 +144,19 @@ def test_paired_rows_must_be_the_same_rows() -> None:
     ],
 )
 def test_verdicts_follow_from_the_interval(interval: Interval, better: str, num_rows: int, said: str) -> None:
-    assert "".join(metrics.verdict(interval, num_rows, better)).startswith(said)
+    assert "".join(bootstrap.verdict(interval, num_rows, better)).startswith(said)
 
 
 def test_the_interval_of_a_difference_is_half_as_wide_on_four_times_the_rows() -> None:
     few, many = (
-        metrics.paired_differences(predictions(n, 0.5, 1), predictions(n, 0.8, 2), ARENA.score)["log_loss"]
+        bootstrap.paired_differences(predictions(n, 0.5, 1), predictions(n, 0.8, 2), ARENA.score)["log_loss"]
         for n in (400, 1600)
     )
     assert width(few) / width(many) == pytest.approx(2, rel=0.15)
 
 
 def test_a_tiny_difference_keeps_its_size() -> None:
-    assert metrics.signed(Interval(0.0, -2e-6, 0.00314)) == "+0.0000 [-2.0e-06, +0.0031]"
+    assert bootstrap.signed(Interval(0.0, -2e-6, 0.00314)) == "+0.0000 [-2.0e-06, +0.0031]"
 
 
 def example(number: int, label: int, lengths: tuple[int, int] = (40, 40)) -> Example:
@@ -165,10 +167,10 @@ def example(number: int, label: int, lengths: tuple[int, int] = (40, 40)) -> Exa
 def warned(rows: list[Prediction]) -> list[str]:
     """Warnings beside a training set with the three classes in equal parts."""
     train = [example(number, number % 3) for number in range(90)]
-    beside = summary.baselines(
-        replace(ARENA, features=None), train, [example(int(r["id"]), r["label"]) for r in rows]
+    beside = answers_of(replace(ARENA, features=None)).baselines(
+        train, [example(int(r["id"]), r["label"]) for r in rows]
     )
-    return summary.warnings(ARENA, rows, beside)
+    return ANSWERS.warnings(rows, beside)
 
 
 def test_a_good_model_gets_no_warning() -> None:
@@ -192,7 +194,7 @@ def test_a_single_class_is_pointed_out_even_with_a_good_log_loss() -> None:
 
 def test_the_majority_baseline_says_the_share_of_each_class_in_training() -> None:
     train = [example(number, label) for number, label in enumerate([0] * 1 + [1] * 4 + [2] * 2)]
-    (row,) = summary.baselines(replace(ARENA, features=None), train, [example(0, 2)])["majority class"]
+    (row,) = answers_of(replace(ARENA, features=None)).baselines(train, [example(0, 2)])["majority class"]
     # one more of each class than seen, so that none has probability 0: 2, 5 and 3 of 10
     assert row["probabilities"] == [0.2, 0.5, 0.3]
     assert (row["prediction"], row["label"], row["swapped"]) == (1, 2, [0.5, 0.2, 0.3])
@@ -209,8 +211,8 @@ def judged_by_length(num_rows: int, seed: int) -> list[Example]:
 
 
 def test_lengths_alone_beat_the_majority_where_lengths_decide() -> None:
-    beside: dict[str, Any] = summary.baselines(ARENA, judged_by_length(300, 1), judged_by_length(200, 2))
-    difference = metrics.paired_differences(beside["majority class"], beside["length only"], ARENA.score)
+    beside: dict[str, Any] = ANSWERS.baselines(judged_by_length(300, 1), judged_by_length(200, 2))
+    difference = bootstrap.paired_differences(beside["majority class"], beside["length only"], ARENA.score)
     assert difference["log_loss"].high < -0.2 and difference["accuracy"].low > 0.2
     # a judge of lengths says the same whichever answer comes first
     assert metrics.swap_agreement(beside["length only"]) > 0.95
@@ -218,8 +220,8 @@ def test_lengths_alone_beat_the_majority_where_lengths_decide() -> None:
 
 def test_the_summary_holds_scores_with_intervals_beside_every_baseline() -> None:
     examples = judged_by_length(60, 2)
-    beside = summary.baselines(ARENA, judged_by_length(90, 1), examples)
-    found = summary.summarize(ARENA, beside["length only"], beside)
+    beside = ANSWERS.baselines(judged_by_length(90, 1), examples)
+    found: Any = summary.summarize(ARENA, beside["length only"], beside)
     assert found["num_rows"] == 60 and found["labels"] == list(ARENA.labels)
     assert found["scores"] == found["baselines"]["length only"]
     assert sum(map(sum, found["confusion"])) == 60

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from lib import recipe as recipes
+from lib.answers import load as answers_of
 from lib.config import to_dict
 from lib.evaluation import report, summary
 from lib.evaluation.report import write_report
 from lib.files import read_json, write_json, write_lines
 from lib.recipe import Example, Prediction
+from lib.runs.contents import Summary
 from lib.runs.folder import RunFolder
 
 HOSTILE = (
@@ -72,10 +74,10 @@ STEPS += [
 
 
 @cache
-def summary_of_predictions() -> dict[str, Any]:
+def summary_of_predictions() -> Summary:
     """What scores.json holds for a split."""
     recipe = recipes.load("arena")
-    beside = summary.baselines(recipe, [example(0)], [example(int(row["id"][1:])) for row in PREDICTIONS])
+    beside = answers_of(recipe).baselines([example(0)], [example(int(row["id"][1:])) for row in PREDICTIONS])
     return summary.summarize(recipe, PREDICTIONS, beside)
 
 
@@ -203,9 +205,10 @@ def test_no_mistake_is_said(folder: RunFolder) -> None:
 
 def test_a_single_class_is_shouted_once_before_the_scores(folder: RunFolder) -> None:
     said = [prediction(n, 0.9 if n % 3 == 0 else 0.1, label=(0, 2, 2)[n % 3]) for n in range(15)]
-    beside = summary.baselines(recipes.load("arena"), [example(0)], [example(n) for n in range(15)])
+    arena = answers_of(recipes.load("arena"))
+    beside = arena.baselines([example(0)], [example(n) for n in range(15)])
     assert {row["prediction"] for row in said} == {0}
-    change_scores(folder, warnings=summary.warnings(recipes.load("arena"), said, beside))
+    change_scores(folder, warnings=arena.warnings(said, beside))
     words = page(folder).words
     warning = "THE MODEL PREDICTS A SINGLE CLASS: 'A wins' FOR EVERY ROW"
     assert words.count(warning) == 1 and words.index(warning) < words.index("Scores")
@@ -265,9 +268,9 @@ def test_what_a_run_lacks_is_left_out(trained: RunFolder) -> None:
     assert "Training" not in titles()
     trained.metrics.unlink()
     (trained.path / "rejected.jsonl").unlink()
-    rows = [{"id": row["id"], "label": row["label"], "prediction": row["prediction"]} for row in PREDICTIONS]
+    rows = [{key: value for key, value in row.items() if key != "label"} for row in PREDICTIONS]
     write_lines(trained.predictions("test"), rows)
-    assert titles() == [rest[0], "Which class is taken for which", *rest[1:]], "no probabilities, no worst"
+    assert titles() == [rest[0], "Which class is taken for which", *rest[1:]], "no labels, no worst"
     change_scores(trained, "confusion", "labels", "num_false")
     assert titles() == rest
     trained.predictions("test").unlink()

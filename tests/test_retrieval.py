@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lib import exits, recipe, run
+from lib.answers import load as answers_of
 from lib.command_line import parse
 from lib.config import DataConfig
 from lib.data import sources
@@ -517,8 +518,12 @@ def test_hits_and_errors_are_counted_by_row() -> None:
     ]
     rows += [Example(id="4", retrieved=["a"]), Example(id="5", passage_id="a")]
     right = [1, 0, 1, 0, 1, 1]
-    said = [Prediction(id=str(i), label=1, prediction=value) for i, value in enumerate(right)]
-    found = hits.summarize(rows, said)
+    even = [0.5, 0.5]
+    said = [
+        Prediction(id=str(i), label=1, prediction=value, probabilities=even) for i, value in enumerate(right)
+    ]
+    choice = answers_of(EXAM)
+    found = hits.summarize(choice, rows, said)
     assert found is not None and found["num_rows"] == 4
     # at 1: row 0; at 3: rows 0 and 1; at 4, all that were searched: rows 0, 1 and 2
     assert {name: score["value"] for name, score in found["scores"].items()} == {
@@ -533,8 +538,8 @@ def test_hits_and_errors_are_counted_by_row() -> None:
         "not found, wrong": 1,
     }
     assert "hit@3 0.5000" in hits.lines(found)[0]
-    assert hits.summarize(rows[4:], said) is None
-    lost = hits.summarize(rows[3:4], said)
+    assert hits.summarize(choice, rows[4:], said) is None
+    lost = hits.summarize(choice, rows[3:4], said)
     assert lost is not None and "'z'" in hits.warnings(lost, rows[3:4])[0]
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from lib import recipe
+from lib.answers import load as answers_of
 from lib.config import DataConfig
 from lib.corpus.corpus import Corpus
 from lib.data import sources
-from lib.evaluation import metrics, summary
+from lib.evaluation import metrics
 from lib.recipe import Prediction
 from lib.recipes import science_exam
 from tests.tools import SHARED, SHORT, only_run, run
@@ -130,7 +131,7 @@ def test_submission_has_the_three_likeliest_letters() -> None:
 def test_baselines_know_how_many_options_a_row_has() -> None:
     train = [EXAM.to_example(row) | {"id": str(n)} for n, row in enumerate(EXAM.sample(200, 0))]
     short = EXAM.to_example(KAGGLE) | {"id": "short"}
-    found = summary.baselines(EXAM, train, [short])  # type: ignore[list-item, arg-type]
+    found = answers_of(EXAM).baselines(train, [short])  # type: ignore[list-item, arg-type]
     for rows in found.values():
         assert len(rows[0]["probabilities"]) == 3
         assert sum(rows[0]["probabilities"]) == pytest.approx(1)
@@ -143,7 +144,7 @@ def test_baselines_know_how_many_options_a_row_has() -> None:
 def test_sample_rows_are_sound_and_lengths_do_not_solve_them() -> None:
     rows = [EXAM.to_example(row) | {"id": str(n)} for n, row in enumerate(EXAM.sample(600, 3))]
     assert {len(row["options"]) for row in rows} == {4, 5}
-    beside = summary.baselines(EXAM, rows[:400], rows[400:])  # type: ignore[arg-type]
+    beside = answers_of(EXAM).baselines(rows[:400], rows[400:])  # type: ignore[arg-type]
     assert metrics.accuracy(beside["length only"]) < 0.35  # chance is 0.225
     stated = [row["options"][row["label"]] in row["context"][0] for row in rows]
     assert sum(stated) / len(stated) > 0.95  # one answer in 30 is drawn anew, and a fifth of those is right

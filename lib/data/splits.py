@@ -11,6 +11,7 @@ from collections import Counter
 from itertools import combinations
 from typing import Any
 
+from lib.answers import load as answers_of
 from lib.data.sources import SPLITS, RawRow, Rejected
 from lib.exits import CheckError
 from lib.recipe import Example, Recipe
@@ -55,12 +56,13 @@ def probes(recipe: Recipe) -> list[Example]:
 
 def to_examples(rows: list[RawRow], recipe: Recipe, with_label: bool) -> tuple[list[Example], list[Rejected]]:
     """The usable rows; and those that are malformed, or have no answer where one is needed."""
+    answers = answers_of(recipe)
     examples: list[Example] = []
     rejected: list[Rejected] = []
     for number, row in enumerate(rows):
         try:
             example = recipe.to_example(row.values)
-            if with_label and "label" not in example:
+            if with_label and answers.target(example) is None:
                 raise ValueError(_no_answer(row, recipe))
         except ValueError as error:
             rejected.append(Rejected.of(row.where, error, row.values))

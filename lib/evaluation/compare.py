@@ -12,9 +12,10 @@ from string import ascii_uppercase
 from typing import Any
 
 from lib import recipe as recipes
+from lib.answers import load as answers_of
 from lib.config import flatten
-from lib.evaluation import metrics
-from lib.evaluation.metrics import Interval, signed
+from lib.evaluation import bootstrap
+from lib.evaluation.bootstrap import Interval, signed
 from lib.exits import DONE, CheckError
 from lib.files import read_json, read_lines
 from lib.recipe import Prediction
@@ -128,8 +129,11 @@ def common(first: Run, other: Run, common_rows: bool) -> list[str]:
     ids = [identity for identity in first.rows if identity in other.rows]
     if not ids:
         raise CheckError("no row was scored by both")
-    labels = {i: [run.rows[i].get("label") for run in (first, other)] for i in ids}
-    changed = [f"row {i}: {a} {old}, {b} {new}" for i, (old, new) in labels.items() if old != new]
+    target = answers_of(recipes.load(first.config["recipe"])).target
+    targets = {i: [target(run.rows[i]) for run in (first, other)] for i in ids}
+    changed = [
+        f"row {i}: {a} {old!s:.80}, {b} {new!s:.80}" for i, (old, new) in targets.items() if old != new
+    ]
     if changed:
         shown = ", ".join(changed[:3])
         raise CheckError(f"{len(changed)} of {len(ids)} common rows have two labels: {shown}")
@@ -176,11 +180,11 @@ def pair(first: Run, other: Run, ids: list[str]) -> tuple[list[str], list[Interv
     """Lines on two runs; the first score of each and the difference; the verdict in a word or two."""
     recipe = recipes.load(first.config["recipe"])
     one, two = ([run.rows[identity] for identity in ids] for run in (first, other))
-    scores = [metrics.intervals(rows, recipe.score) for rows in (one, two)]
-    scores.append(metrics.paired_differences(one, two, recipe.score))
+    scores = [bootstrap.intervals(rows, recipe.score) for rows in (one, two)]
+    scores.append(bootstrap.paired_differences(one, two, recipe.score))
     a, b, name = first.letter, other.letter, next(iter(scores[2]))
     num_changed = sum(before != after for before, after in zip(one, two, strict=True))
-    word, why = metrics.verdict(scores[2][name], len(ids), recipe.better)
+    word, why = bootstrap.verdict(scores[2][name], len(ids), recipe.better)
     if not num_changed:
         word, why = "the same", " in every prediction"
     table = [[f"{b} against {a}", a, b, f"{b} - {a}"]]

@@ -20,12 +20,12 @@ IN_THE_PAGE = ("currentColor", "var(--line)", "var(--faint)", "var(--accent)", "
 WIDTHS = {"wide": 7.6, "narrow": 4.0}  # inches: shrinking one plot to a phone would make its words too small
 
 
-def render(template: Path, **values: Any) -> str:
-    """The text of a page; templates may include `style.css` from beside this file."""
+def render(template: Path, *others: Path, **values: Any) -> str:
+    """The text of a page; templates may include `others` by their names, and what lies beside this file."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
+        loader=jinja2.FileSystemLoader([path.parent for path in (template, *others, Path(__file__))]),
         autoescape=True,  # not chosen by the file's suffix: .jinja would mean off
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lib.answers import load as answers_of
 from lib.config import MOST_THREADS
 from lib.corpus.corpus import OTHER
 from lib.evaluation.trained import TrainedRun
@@ -49,9 +50,8 @@ def predict(path: Path, data: str, out: Path | None, offload: Path | None, threa
         retrieved.write(out.with_suffix(CONTEXTS))
     if corpus.rejected:
         write_lines(out.with_suffix(REJECTED), map(asdict, corpus.rejected), new=True)
-    write_lines(
-        out, [row | {"answer": run.recipe.labels[row["prediction"]]} for row in predictions], new=True
-    )
+    answers = answers_of(run.recipe)
+    write_lines(out, [row | {"answer": answers.words(answers.answer(row))} for row in predictions], new=True)
     if submission is not None and run.recipe.submission is not None:
         write_csv(submission, [run.recipe.submission(row) for row in predictions], new=True)
     return Written(out, submission, len(predictions), len(corpus.rejected), out.with_suffix(REJECTED))

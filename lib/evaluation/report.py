@@ -1,6 +1,6 @@
 """A finished run -> report.html: one page that needs nothing beside it, on a screen, a phone or paper.
 
-What a run does not have (labels, probabilities, a log) is left out. Texts of a data set are hostile: the
+What a run does not have (targets, predictions, a log) is left out. Texts of a data set are hostile: the
 template escapes everything but our own plots, and the page's policy forbids scripts and requests.
 """
 
@@ -15,21 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lib import recipe as recipes
+from lib.answers import Answers
+from lib.answers import load as answers_of
 from lib.config import Config, flatten, to_dict
-from lib.evaluation.page import (
-    ACCENT,
-    ALARM,
-    FAINT,
-    LINE,
-    TEXT,
-    WIDTHS,
-    dress,
-    inline_svg,
-    render,
-    write_page,
-)
+from lib.evaluation.page import ACCENT, ALARM, FAINT, TEXT, WIDTHS, dress, inline_svg, render, write_page
 from lib.files import read_json, read_lines
 from lib.recipe import Example, Prediction, Recipe
+from lib.runs.contents import RunScores
 from lib.runs.folder import FORMAT, RunFolder
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
@@ -37,7 +29,8 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
 
 MOST_MISTAKES = 10
 MOST_POINTS = 1000  # of one curve: more cannot be told apart and make the page heavy
-NO_TEXT = ("id", "group", "label", "notes", "passage_id", "retrieved")  # what an example holds beside texts
+# what an example holds beside the texts that a model reads
+NO_TEXT = ("id", "group", "label", "target", "notes", "passage_id", "retrieved")
 
 TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 
@@ -46,9 +39,12 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
     """Write `report.html` into the run folder; `examples` are the rows of each split, with their texts."""
     config, record, scores = folder.config(), folder.record(), read_json(folder.path / "scores.json")
     recipe = recipes.load(config.recipe)
+    answers = answers_of(recipe)
     rejected = folder.path / "rejected.jsonl"
     page = render(
         TEMPLATE,
+        answers.template,
+        answers=answers,
         config=config,
         record=record,
         run=folder.path.name,
@@ -58,14 +54,8 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         better=recipe.better,
         warnings=_warnings(scores),
         curves=_curves(read_lines(folder.metrics) if folder.metrics.exists() else [], recipe),
-        mistakes=_mistakes(folder, scores, examples),
+        mistakes=_mistakes(answers, folder, examples),
         probes=_probes(folder, examples),
-        labels=recipe.labels,
-        confusions={
-            split: _confusion(split, found)
-            for split, found in scores["splits"].items()
-            if "confusion" in found
-        },
         lint=read_json(folder.lint) if folder.lint.exists() else None,
         rejected=read_lines(rejected)[:5] if rejected.exists() else [],
         settings=_settings(config, recipe),
@@ -81,13 +71,13 @@ def _begun(name: str) -> str | None:
         return None
 
 
-def _warnings(scores: dict[str, Any]) -> dict[str, list[str]]:
+def _warnings(scores: RunScores) -> dict[str, list[str]]:
     """Each warning once, with the splits it holds for."""
-    found: dict[str, list[str]] = {}
+    warnings: dict[str, list[str]] = {}
     for split, summary in scores["splits"].items():
         for warning in summary["warnings"]:
-            found.setdefault(warning, []).append(split)
-    return found
+            warnings.setdefault(warning, []).append(split)
+    return warnings
 
 
 def _settings(config: Config, recipe: Recipe) -> list[list[tuple[str, Any, Any]]]:
@@ -104,28 +94,22 @@ class Mistakes:
     """The false predictions of one split, and what the model had read in the worst of them."""
 
     split: str
-    labels: list[str]
     num_rows: int
     num_false: int
     worst: list[tuple[Prediction, list[tuple[str, list[str]]]]]
     """(prediction, [(name of a text, its turns)])"""
 
 
-def _mistakes(
-    folder: RunFolder, scores: dict[str, Any], examples: dict[str, list[Example]]
-) -> Mistakes | None:
-    """Of test, of validation when there is no test; the lowest probability on the true class first. None when
-    predictions, labels or probabilities are missing."""
+def _mistakes(answers: Answers, folder: RunFolder, examples: dict[str, list[Example]]) -> Mistakes | None:
+    """Of test, of validation when there is no test. None when predictions or targets are missing."""
     split = next((name for name in ("test", "validation") if folder.predictions(name).exists()), "")
-    labels = scores["splits"].get(split, {}).get("labels")
-    rows: list[Prediction] = read_lines(folder.predictions(split)) if labels else []
-    if not rows or not all("label" in row and "probabilities" in row for row in rows):
+    rows: list[Prediction] = read_lines(folder.predictions(split)) if split else []
+    if not rows or any(answers.target(row) is None for row in rows):
         return None
-    false = [row for row in rows if row["prediction"] != row["label"]]
-    false.sort(key=lambda row: row["probabilities"][row["label"]])
+    wrong = answers.wrong(rows)
     read = {example["id"]: example for example in examples.get(split, [])}
-    worst = [(row, list(_passages(read.get(row["id"], {})))) for row in false[:MOST_MISTAKES]]
-    return Mistakes(split, labels, len(rows), len(false), worst)
+    worst = [(row, list(_passages(read.get(row["id"], {})))) for row in wrong[:MOST_MISTAKES]]
+    return Mistakes(split, len(rows), len(wrong), worst)
 
 
 def _probes(folder: RunFolder, examples: dict[str, list[Example]]) -> list[Any]:
@@ -150,26 +134,6 @@ def _passages(example: Example) -> Iterator[tuple[str, list[str]]]:
         else:
             for place, turns in enumerate(value):
                 yield f"{name.removesuffix('s')} {chr(ord('A') + place)}", turns
-
-
-def _confusion(split: str, found: dict[str, Any]) -> Any:
-    """scikit-learn's picture of the confusion matrix, as inline SVG."""
-    from matplotlib.figure import Figure
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    side = 1.6 + 0.55 * len(found["labels"])
-    figure = Figure(figsize=(side, side), layout="constrained", facecolor="none")
-    axes = figure.subplots()
-    shown = ConfusionMatrixDisplay(np.array(found["confusion"]), display_labels=found["labels"])
-    shown.plot(ax=axes, cmap="Blues", colorbar=False, values_format="d")
-    shown.im_.remove()  # a bitmap, which the page's policy forbids; the same cells as lines
-    edges = np.arange(len(found["labels"]) + 1) - 0.5
-    axes.pcolormesh(edges, edges, shown.confusion_matrix, cmap="Blues", zorder=0)
-    axes.tick_params(labelcolor=TEXT, color=LINE)
-    axes.spines[:].set_color(LINE)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(TEXT)
-    return inline_svg(figure, f"confusion matrix of {split}", f"confusion {split}")
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """Predictions of some encoded rows -> scores beside their baselines: after training, and again in
 evaluate.py."""
 
-from typing import Any
-
+from lib.answers import load as answers_of
 from lib.corpus.corpus import PROBES
 from lib.data.rows import Rows
 from lib.evaluation import hits, summary
 from lib.evaluation.predictor import Predictor
 from lib.evaluation.trained import TrainedRun
 from lib.recipe import Example
+from lib.runs.contents import RunScores, Summary
 from lib.runs.folder import RunFolder
 
 
@@ -18,11 +18,12 @@ def score(
     rows: dict[str, Rows],
     examples: dict[str, list[Example]],
     into: RunFolder,
-) -> dict[str, Any]:
+) -> RunScores:
     """What scores.json holds for the splits of `rows`, whose words are among `examples` (with those that the
     run trained on, for the baselines). Every rank computes its share; rank 0 writes predictions/<split>.jsonl
     into `into`. Other ranks than 0 get no splits back. Probes are predicted only."""
-    scored: dict[str, Any] = {}
+    answers = answers_of(run.recipe)
+    scored: dict[str, Summary] = {}
     for split, encoded in rows.items():
         predictions = predictor.predict(encoded)
         if not predictor.world.is_main:
@@ -31,9 +32,9 @@ def score(
         if run.recipe.submission is not None:
             into.write_submission(split, [run.recipe.submission(row) for row in predictions])
         if split != PROBES:
-            beside = summary.baselines(run.recipe, examples["train"], examples[split])
+            beside = answers.baselines(examples["train"], examples[split])
             scored[split] = summary.summarize(run.recipe, predictions, beside)
-            if (retrieval := hits.summarize(examples[split], predictions)) is not None:
+            if (retrieval := hits.summarize(answers, examples[split], predictions)) is not None:
                 scored[split]["retrieval"] = retrieval
                 scored[split]["warnings"] += hits.warnings(retrieval, examples[split])
     return {

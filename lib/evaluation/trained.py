@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -20,6 +19,7 @@ from lib.retrieval import contexts
 from lib.retrieval.contexts import Retrieved
 from lib.retrieval.folder import Index
 from lib.runs import resume
+from lib.runs.contents import Summary
 from lib.runs.folder import RunFolder
 from lib.task import Task
 from lib.tasks import make as make_task
@@ -100,7 +100,7 @@ class TrainedRun:
         before = self.folder.record()["fingerprints"]
         resume.check_fingerprints({key: before[key] for key in now}, now, "put it back")
 
-    def scores(self, split: str) -> dict[str, Any] | None:
+    def scores(self, split: str) -> Summary | None:
         """What training reported for this split, if it did."""
         path = self.folder.path / "scores.json"
         return read_json(path)["splits"].get(split) if path.exists() else None

@@ -14,11 +14,13 @@ from lib import hub
 from lib.config import Config, flatten, to_dict
 from lib.data import text
 from lib.data.splits import side_of
+from lib.evaluation.bootstrap import Interval
 from lib.evaluation.trained import TrainedRun
 from lib.export.check import is_adapter, open_task
 from lib.files import read_json, write_json
 from lib.models import adapters, backbone
 from lib.recipe import Example, Recipe
+from lib.runs.contents import Summary, Value
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 UNKNOWN = "unknown"
@@ -118,7 +120,7 @@ def render(run: TrainedRun, export: Path, full: bool, checked: Any) -> str:
 
 
 def front_matter(
-    recipe: Recipe, config: Config, base: Origin, data: Origin, splits: dict[str, Any], adapter: bool
+    recipe: Recipe, config: Config, base: Origin, data: Origin, splits: dict[str, Summary], adapter: bool
 ) -> str:
     """YAML between its dashes; only what the hub can look up."""
     from huggingface_hub import ModelCardData
@@ -144,8 +146,8 @@ def code(value: object) -> str:
     return "`" + " ".join(str(value).replace("`", "'").replace("|", "/").split()) + "`"
 
 
-def _interval(score: dict[str, float]) -> str:
-    return f"{score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}]"
+def _interval(score: Value) -> str:
+    return str(Interval(**score))
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -4,7 +4,6 @@ python -m lib.export.check RUN FOLDER < the examples of the test split, as JSON
 """
 
 import json
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 
 from lib import exits
 from lib import recipe as recipes
+from lib.answers import load as answers_of
 from lib.config import AdapterConfig, Config
 from lib.data import rows as encoded_rows
 from lib.data.loader import evaluation_batches
@@ -85,20 +85,10 @@ def score(run: TrainedRun, folder: Path, examples: list[Any]) -> dict[str, Any]:
         if len(said) < ENOUGH:
             said += predictor.answer(rows, batch.rows)
     stored = {row["id"]: row for row in read_lines(run.folder.predictions("test"))}
-    largest = max(_difference(row, stored[row["id"]]) for row in said)
+    answers = answers_of(run.recipe)
+    largest = max(answers.distance(row, stored[row["id"]]) for row in said)
     where = str(world).partition(" on ")[2].partition(",")[0]  # "cpu (the machine's name)"
     return {"rows": len(said), "largest": largest, "where": where, "torch": torch.__version__}
-
-
-def _difference(new: Prediction, old: Prediction) -> float:
-    """The largest difference of two rows' probabilities; infinite where one is no number."""
-    pairs = zip(
-        [*new["probabilities"], *new.get("swapped", [])],
-        [*old["probabilities"], *old.get("swapped", [])],
-        strict=True,
-    )
-    found = [abs(first - second) for first, second in pairs]
-    return max(found) if all(map(math.isfinite, found)) else math.inf
 
 
 def main() -> int:

@@ -2,20 +2,21 @@
 one row as the model will read it. Kept in lint.json; what is beyond a threshold refuses the run."""
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from lib.answers import Answers
+from lib.answers import load as answers_of
 from lib.config import DataConfig
 from lib.corpus.corpus import Corpus
 from lib.corpus.encoded import Encoded
 from lib.data.doubles import across_splits
 from lib.data.rows import EncodedRow
 from lib.exits import CheckError
-from lib.recipe import Example, Recipe
+from lib.recipe import Example
+from lib.runs.contents import Lint, SplitLint
 from lib.task import Task
 
 BINS = 8  # of the histogram of lengths, equally wide up to the longest sequence
@@ -24,25 +25,24 @@ MOST_PAIRS = 5  # of rows that say nearly the same are shown; all of them are co
 MOST_SHOWN = 240  # characters of a sequence on the console
 
 
-def inspect(corpus: Corpus, encoded: Encoded, task: Task, between: Callable[[], None]) -> dict[str, Any]:
+def inspect(corpus: Corpus, encoded: Encoded, task: Task, between: Callable[[], None]) -> Lint:
     """What lint.json holds."""
-    recipe, examples = corpus.recipe, corpus.splits
+    answers, examples = answers_of(corpus.recipe), corpus.splits
     rows = {split: encoded.rows(split) for split in examples}
     doubles = across_splits(examples, between)
     return {
-        "splits": {split: _split(recipe, task, examples[split], list(rows[split])) for split in examples},
+        "splits": {split: _split(answers, task, examples[split], list(rows[split])) for split in examples},
         "near_duplicates": {
             pair: {"rows": len(rows), "shown": rows[:MOST_PAIRS]} for pair, rows in doubles.items()
         },
         "read_as": task.shown(rows["train"].row(0)),
-        "target": _target(recipe, examples["train"][0]),
+        "target": answers.words(answers.target(examples["train"][0])),
     }
 
 
-def _split(recipe: Recipe, task: Task, examples: list[Example], rows: list[EncodedRow]) -> dict[str, Any]:
+def _split(answers: Answers, task: Task, examples: list[Example], rows: list[EncodedRow]) -> SplitLint:
     lengths = np.array([length for row in rows for length in task.lengths(row)])
     counts, edges = np.histogram(lengths, bins=BINS, range=(0, int(lengths.max())))
-    labels = Counter(recipe.labels[example["label"]] for example in examples)
     return {
         "rows": len(rows),
         "lengths": {
@@ -54,32 +54,29 @@ def _split(recipe: Recipe, task: Task, examples: list[Example], rows: list[Encod
             ],  # (up to so many tokens, sequences)
         },
         "rows_cut": sum(row.num_cut > 0 for row in rows),
-        "labels": {name: labels[name] for name in recipe.labels if labels[name]},
+        "labels": answers.counts(examples),
     }
 
 
-def _target(recipe: Recipe, example: Example) -> str:
-    return recipe.labels[example["label"]]
-
-
-def lines(found: dict[str, Any]) -> list[str]:
+def lines(lint: Lint) -> list[str]:
     """For the console: a line a split, the near-duplicates, the row as it is read."""
-    said = []
-    for split, part in found["splits"].items():
-        lengths, rows = part["lengths"], part["rows"]
-        labels = ", ".join(f"{name} {count / rows:.0%}" for name, count in part["labels"].items())
-        said.append(
-            f"{split}: {rows} rows, tokens median {lengths['median']}, 95 % {lengths['p95']}, longest "
-            f"{lengths['longest']}; {part['rows_cut'] / rows:.0%} of the rows cut; {labels}"
+    lines = [f"{split}: {_line(part)}" for split, part in lint["splits"].items()]
+    for pair, doubles in lint["near_duplicates"].items():
+        first, second = doubles["shown"][0]
+        lines.append(
+            f"{doubles['rows']} rows of {pair} say nearly the same, {first} and {second} for example"
         )
-    for pair, part in found["near_duplicates"].items():
-        first, second = part["shown"][0]
-        said.append(f"{part['rows']} rows of {pair} say nearly the same, {first} and {second} for example")
-    said += [
-        "the first training row, as the model reads it:",
-        *(f"  {_shortened(text)}" for text in found["read_as"]),
-    ]
-    return [*said, f"  -> {found['target']}"]
+    lines.append("the first training row, as the model reads it:")
+    lines += [f"  {_shortened(text)}" for text in lint["read_as"]]
+    return [*lines, f"  -> {_shortened(lint['target'])}"]
+
+
+def _line(split: SplitLint) -> str:
+    lengths, rows = split["lengths"], split["rows"]
+    tokens = f"median {lengths['median']}, 95 % {lengths['p95']}, longest {lengths['longest']}"
+    labels = ", ".join(f"{name} {count / rows:.0%}" for name, count in split["labels"].items())
+    facts = [f"{rows} rows, tokens {tokens}", f"{split['rows_cut'] / rows:.0%} of the rows cut", labels]
+    return "; ".join(filter(None, facts))
 
 
 def _above(share: float) -> str:
@@ -93,19 +90,19 @@ def _shortened(text: str) -> str:
     return line if len(line) <= MOST_SHOWN else f"{line[: MOST_SHOWN // 2]} ... {line[-MOST_SHOWN // 2 :]}"
 
 
-def histogram(found: dict[str, Any]) -> list[str]:
+def histogram(lint: Lint) -> list[str]:
     """The lengths of the training sequences, drawn in characters."""
-    bars = found["splits"]["train"]["lengths"]["histogram"]
+    bars = lint["splits"]["train"]["lengths"]["histogram"]
     most = max(count for _, count in bars)
     return [f"  up to {edge:5} tokens {count:7} {'#' * round(40 * count / most)}" for edge, count in bars]
 
 
-def refuse(found: dict[str, Any], data: DataConfig, kept: Path) -> None:
+def refuse(lint: Lint, data: DataConfig, kept: Path) -> None:
     """Raises CheckError with everything that is beyond a threshold, and the flag that allows it; `kept` is
-    where `found` can be read."""
+    where `lint` can be read."""
     problems = []
-    for split, part in found["splits"].items():
-        cut, most = part["rows_cut"] / part["rows"], max(part["labels"].values()) / part["rows"]
+    for split, part in lint["splits"].items():
+        cut, most = part["rows_cut"] / part["rows"], max(part["labels"].values(), default=0) / part["rows"]
         if cut > data.max_cut:
             problems.append(
                 f"{cut:.0%} of the {split} rows are cut at --max-length {data.max_length}, more than "
@@ -117,8 +114,8 @@ def refuse(found: dict[str, Any], data: DataConfig, kept: Path) -> None:
                 f"{most:.0%} of the {split} rows have one label, more than --max-prior {data.max_prior:g}; "
                 f"look at the labels, or allow it with --max-prior {_above(most)}"
             )
-    scored = sum(part["rows"] for split, part in found["splits"].items() if split != "train")
-    alike = sum(part["rows"] for part in found["near_duplicates"].values())
+    scored = sum(part["rows"] for split, part in lint["splits"].items() if split != "train")
+    alike = sum(doubles["rows"] for doubles in lint["near_duplicates"].values())
     if alike > data.max_near_duplicates * scored:
         problems.append(
             f"{alike} of {scored} validation and test rows say nearly the same as a row of another split, "

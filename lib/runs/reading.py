@@ -4,7 +4,6 @@ look like before any weight loads."""
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lib.config import Config
 from lib.corpus import encoded as store
@@ -16,6 +15,7 @@ from lib.retrieval import contexts
 from lib.retrieval.folder import Index
 from lib.runs import folder as folders
 from lib.runs import lint, record, resume
+from lib.runs.contents import Lint
 from lib.runs.folder import RunFolder
 from lib.task import Task
 from lib.tasks import make as make_task
@@ -27,7 +27,7 @@ class Read:
 
     corpus: Corpus
     encoded: Encoded
-    lint: dict[str, Any]
+    lint: Lint
     fingerprints: dict[str, str]
     facts: list[str]
 

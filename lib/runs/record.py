@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lib import recipe as recipes
 from lib.models import backbone
-from lib.source_code import ROOT, file_of, fingerprint
+from lib.source_code import ROOT, fingerprint
 from lib.task import Task
 from lib.training.dist import World
 
@@ -27,9 +27,7 @@ def code_fingerprint(recipe_name: str, root: Path = ROOT) -> str:
     """sha256 over every source file that can change a number of this recipe."""
     recipe = recipes.load(recipe_name)
     # found by their names when a run begins: no import leads there
-    named = [f"lib.recipes.{recipe_name}", f"lib.tasks.{recipe.task}"]
-    answers = f"lib.answers.{getattr(recipe, 'answers', 'choice')}"
-    named += [answers] if file_of(answers, root) else []
+    named = [f"lib.recipes.{recipe_name}", f"lib.tasks.{recipe.task}", f"lib.answers.{recipe.answers}"]
     return fingerprint(["lib.run", *named], root)
 
 

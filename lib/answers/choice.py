@@ -1,0 +1,186 @@
+"""An answer that is one of the recipe's labels: a class of texts, or an option among those of its row."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.answers import Answers
+from lib.evaluation import bootstrap, metrics
+from lib.evaluation.page import LINE, TEXT, inline_svg
+from lib.recipe import Example, Prediction, Recipe
+from lib.runs.contents import Details
+
+MAJORITY = "majority class"
+# better than the majority class in one of these is better than chance
+CHANCE_SCORES = ("log_loss", "accuracy", "map_at_3")
+
+
+class Confused(Details, total=False):
+    confusion: list[list[int]]  # row: true class, column: predicted class
+
+
+class Choice:
+    """Targets and answers are places in `recipe.labels`."""
+
+    template = Path(__file__).with_suffix(".html.jinja")
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def target(self, row: Example | Prediction) -> Any:
+        return row.get("label")
+
+    def answer(self, prediction: Prediction) -> Any:
+        return prediction["prediction"]
+
+    def words(self, value: Any) -> str:
+        return self.recipe.labels[value]
+
+    def wrong(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+        """The lowest probability on the true class first."""
+        wrong = [row for row in predictions if row["prediction"] != row["label"]]
+        return sorted(wrong, key=lambda row: row["probabilities"][row["label"]])
+
+    def distance(self, new: Prediction, old: Prediction) -> float:
+        """The largest difference of two probabilities."""
+        pairs = zip(_probabilities(new), _probabilities(old), strict=True)
+        differences = [abs(first - second) for first, second in pairs]
+        return max(differences) if all(map(math.isfinite, differences)) else math.inf
+
+    def counts(self, examples: Sequence[Example]) -> dict[str, int]:
+        counts = Counter(self.words(example["label"]) for example in examples)
+        return {label: counts[label] for label in self.recipe.labels if counts[label]}
+
+    def details(self, predictions: Sequence[Prediction]) -> Details:
+        num_classes = max(len(row["probabilities"]) for row in predictions)
+        return Confused(
+            labels=list(self.recipe.labels[:num_classes]),
+            confusion=metrics.confusion(predictions, num_classes),
+            num_false=metrics.num_false(predictions),
+        )
+
+    def warnings(
+        self, predictions: Sequence[Prediction], baselines: dict[str, list[Prediction]]
+    ) -> list[str]:
+        warnings = []
+        chosen = {row["prediction"] for row in predictions}
+        if len(chosen) == 1:
+            warnings.append(f"THE MODEL PREDICTS A SINGLE CLASS: {self.words(chosen.pop())!r} FOR EVERY ROW")
+        gains = bootstrap.paired_differences(baselines[MAJORITY], predictions, self.recipe.score)
+        better = [
+            interval.high < 0 if name == "log_loss" else interval.low > 0
+            for name, interval in gains.items()
+            if name in CHANCE_SCORES
+        ]
+        if better and not any(better):
+            warnings.append(
+                "THE MODEL CANNOT BE TOLD FROM CHANCE: NO SCORE IS BETTER THAN THE MAJORITY CLASS'S BEYOND "
+                "ITS 95 % INTERVAL"
+            )
+        return warnings
+
+    def sample(self) -> Prediction:
+        chances = [1 / len(self.recipe.labels)] * len(self.recipe.labels)
+        return Prediction(label=0, prediction=0, probabilities=chances, swapped=chances, ranking=["A"])
+
+    def baselines(self, train: list[Example], rows: list[Example]) -> dict[str, list[Prediction]]:
+        """The share of each class in the training rows, and a logistic regression on the recipe's features
+        (lengths)."""
+        counts = Counter(example["label"] for example in train)
+        options = "options" in rows[0]
+        num_classes = max(map(_width, (*train, *rows))) if options else len(self.recipe.labels)
+        prior = [(counts[label] + 1) / (len(train) + num_classes) for label in range(num_classes)]
+        baselines = {MAJORITY: [self._prediction(row, prior, prior) for row in rows]}
+        if self.recipe.features is not None and len(counts) > 1:
+            fit = self._from_option_features if options else self._from_features
+            baselines[self.recipe.features_name] = fit(train, rows)
+        return baselines
+
+    def _prediction(self, row: Example, shares: list[float], swapped: list[float]) -> Prediction:
+        if "options" in row:  # a row may have fewer options than others
+            shares = [share / sum(shares[: _width(row)]) for share in shares[: _width(row)]]
+        prediction = Prediction(
+            id=row["id"],
+            label=row["label"],
+            prediction=max(range(len(shares)), key=shares.__getitem__),
+            probabilities=shares,
+        )
+        if self.recipe.swapped_labels is not None:
+            prediction["swapped"] = [swapped[label] for label in self.recipe.swapped_labels]
+        return prediction
+
+    def _from_option_features(self, train: list[Example], rows: list[Example]) -> list[Prediction]:
+        """Each option by itself: is it the right one? Its odds among the row's are its probability."""
+        features = self.recipe.features
+        assert features is not None
+        model = _classifier()
+        model.fit(
+            [values for row in train for values in features(row)],
+            [place == row["label"] for row in train for place in range(_width(row))],
+        )
+        predictions = []
+        for row in rows:
+            odds = np.exp(model.decision_function(features(row)))
+            shares = (odds / odds.sum()).tolist()
+            predictions.append(self._prediction(row, shares, shares))
+        return predictions
+
+    def _from_features(self, train: list[Example], rows: list[Example]) -> list[Prediction]:
+        features, labels = self.recipe.features, range(len(self.recipe.labels))
+        assert features is not None
+        model = _classifier()
+        model.fit([features(row) for row in train], [row["label"] for row in train])
+        columns = {label: column for column, label in enumerate(model.classes_)}
+
+        def ask(asked: list[Example]) -> list[list[float]]:
+            shares = model.predict_proba([features(row) for row in asked])
+            # a class that no training row has gets the least probability a log loss can bear
+            return [[float(p[columns[k]]) if k in columns else 1e-9 for k in labels] for p in shares]
+
+        straight = turned = ask(rows)
+        if self.recipe.swapped_labels is not None:
+            turned = ask([Example(**{**row, "texts": row["texts"][::-1]}) for row in rows])  # type: ignore[typeddict-item]
+        return [self._prediction(*parts) for parts in zip(rows, straight, turned, strict=True)]
+
+    def picture(self, split: str, summary: Confused) -> Any:
+        """scikit-learn's picture of the confusion matrix, as inline SVG; for the template."""
+        from matplotlib.figure import Figure
+        from sklearn.metrics import ConfusionMatrixDisplay
+
+        side = 1.6 + 0.55 * len(summary["labels"])
+        figure = Figure(figsize=(side, side), layout="constrained", facecolor="none")
+        axes = figure.subplots()
+        shown = ConfusionMatrixDisplay(np.array(summary["confusion"]), display_labels=summary["labels"])
+        shown.plot(ax=axes, cmap="Blues", colorbar=False, values_format="d")
+        shown.im_.remove()  # a bitmap, which the page's policy forbids; the same cells as lines
+        edges = np.arange(len(summary["labels"]) + 1) - 0.5
+        axes.pcolormesh(edges, edges, shown.confusion_matrix, cmap="Blues", zorder=0)
+        axes.tick_params(labelcolor=TEXT, color=LINE)
+        axes.spines[:].set_color(LINE)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_color(TEXT)
+        return inline_svg(figure, f"confusion matrix of {split}", f"confusion {split}")
+
+
+def make(recipe: Recipe) -> Answers:
+    return Choice(recipe)
+
+
+def _width(example: Example) -> int:
+    return len(example["options"])
+
+
+def _probabilities(prediction: Prediction) -> list[float]:
+    return [*prediction["probabilities"], *prediction.get("swapped", [])]
+
+
+def _classifier() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))

@@ -1,0 +1,79 @@
+"""What the JSON files of a run folder hold, for those who write them and those who read them."""
+
+from typing import NotRequired, TypedDict
+
+
+class Value(TypedDict):
+    """A score and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Retrieval(TypedDict):
+    """What the retriever found for the rows of a split that name their passage."""
+
+    num_rows: int
+    num_passages: int  # searched for each row
+    scores: dict[str, Value]  # hit@k
+    errors: dict[str, int]  # "found, right" -> rows
+
+
+class Details(TypedDict, total=False):
+    """What stands beside a split's scores; a kind of answer may add more."""
+
+    labels: list[str]  # what an answer may be, where it is one of a list: other runs' must be the same
+    num_false: int  # where an answer is right or wrong
+
+
+class Summary(Details):
+    """One split in scores.json."""
+
+    num_rows: int
+    warnings: list[str]
+    scores: dict[str, Value]
+    baselines: dict[str, dict[str, Value]]
+    retrieval: NotRequired[Retrieval]
+
+
+class RunScores(TypedDict):
+    """scores.json, of a run or of an evaluation."""
+
+    checkpoint: str
+    precision: str
+    token_budget: int
+    splits: dict[str, Summary]
+    data: NotRequired[str | None]  # of an evaluation: where other rows came from
+
+
+class Lengths(TypedDict):
+    """Tokens of the sequences of a split."""
+
+    median: int
+    p95: int
+    longest: int
+    histogram: list[list[int]]  # (up to so many tokens, sequences)
+
+
+class SplitLint(TypedDict):
+    rows: int
+    lengths: Lengths
+    rows_cut: int
+    labels: dict[str, int]  # label -> rows; empty where targets are not counted
+
+
+class NearDuplicates(TypedDict):
+    """Rows of one split that say nearly the same as a row of another."""
+
+    rows: int
+    shown: list[tuple[str, str]]  # ids
+
+
+class Lint(TypedDict):
+    """lint.json"""
+
+    splits: dict[str, SplitLint]
+    near_duplicates: dict[str, NearDuplicates]  # "test and train" -> ...
+    read_as: list[str]  # the first training row, as the model reads it
+    target: str  # of that row
