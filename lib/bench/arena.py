@@ -39,8 +39,8 @@ def main(data: str, rows: int, rounds: int, threads: int, slow: bool) -> None:
         dropout = common(data, 16, threads, "--attention-dropout", "0.1")
         slow_arms = SLOW | {"the same, attention dropout 0.1": dropout | {"arm": "plain loop", "warm_up": 0}}
     compare(order, ARMS, rounds, slow_arms)
-    said = arm(order | {"arm": "padding", "rows": None, "seed": 0})
-    print(f"real / computed tokens: {said['real_share']:.3f} over an epoch of {said['rows']} rows")
+    padding = arm(order | {"arm": "padding", "rows": None, "seed": 0})
+    print(f"real / computed tokens: {padding['real_share']:.3f} over an epoch of {padding['rows']} rows")
     gradient_norms(data, threads)
     with tempfile.TemporaryDirectory() as folder:
         inside_a_run(data, rows, rounds, folder)
@@ -53,10 +53,10 @@ def gradient_norms(data: str, threads: int) -> None:
     true = arm(order | {"arm": "gradient"})["gradient_norm"]
     rival = BEST | {"accumulate": 4, "best": False, "warm_up": 0, "gradient_only": True}
     for words, value in (("as it comes", None), ("with model_accepts_loss_kwargs=False", False)):
-        said = arm(order | rival | {"loss_kwargs": value})
+        measured = arm(order | rival | {"loss_kwargs": value})
         print(
             f"Trainer's gradient, 4 accumulation steps, {words}: "
-            f"{said['gradient_norm'] / true:.3f} times the true one"
+            f"{measured['gradient_norm'] / true:.3f} times the true one"
         )
 
 

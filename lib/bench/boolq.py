@@ -33,15 +33,15 @@ def main(data: str, tokenizer: str, rows: int, rounds: int, threads: int) -> Non
 
 def output_layer(rounds: int, threads: int) -> None:
     """Forward and backward passes of the output layer and the loss, each in a process of its own."""
-    found: dict[str, list[dict[str, float]]] = {"all positions": [], "scored positions only": []}
+    by_case: dict[str, list[dict[str, float]]] = {"all positions": [], "scored positions only": []}
     for _ in range(rounds):
-        for name, runs in found.items():
+        for name, runs in by_case.items():
             share = 1.0 if name == "all positions" else SCORED
             runs.append(arm(HEAD | {"arm": "output layer", "share": share, "threads": threads}))
     print(
         f"\noutput layer, {HEAD['tokens']} tokens, hidden {HEAD['hidden']}, {HEAD['vocabulary']:,} words, "
         f"{SCORED:.0%} of the positions scored, forward and backward"
     )
-    for name, runs in found.items():
+    for name, runs in by_case.items():
         seconds, peak = (statistics.median(run[key] for run in runs) for key in ("seconds", "extra_gib"))
         print(f"{name:24}{1000 * seconds:8.0f} ms{peak:8.2f} GiB above the idle process")

@@ -54,12 +54,12 @@ def main(data: str, rows: int, rounds: int, threads: int) -> None:
 
 def compare(arms: dict[str, Embed], texts: list[str], rounds: int) -> None:
     """Passages a second of each arm, and the ratios of the first to the others."""
-    found: dict[str, list[Took]] = {name: [] for name in arms}
+    by_arm: dict[str, list[Took]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, embed in arms.items():
-            found[name].append(clock(lambda embed=embed: embed(texts)))  # type: ignore[misc]
-    first = found[next(iter(arms))]
-    for name, runs in found.items():
+            by_arm[name].append(clock(lambda embed=embed: embed(texts)))  # type: ignore[misc]
+    first = by_arm[next(iter(arms))]
+    for name, runs in by_arm.items():
         for place, words in enumerate(("second", "processor second")):
             rate = len(texts) / statistics.median(run[place] for run in runs)
             ratios = [run[place] / ours[place] for run, ours in zip(runs, first, strict=True)]
@@ -83,8 +83,8 @@ def cosine(vectors: np.ndarray, exact: np.ndarray) -> float:
 def texts_of(data: str, rows: int) -> list[str]:
     """Passages from all over the file, not its beginning alone."""
     source = passages.find(data, "train", "main")
-    found = [item.whole for item in source.items(0) if isinstance(item, Passage)]
-    return found[:: max(1, len(found) // rows)][:rows]
+    texts = [item.whole for item in source.items(0) if isinstance(item, Passage)]
+    return texts[:: max(1, len(texts) // rows)][:rows]
 
 
 def encoder() -> Any:
@@ -97,8 +97,8 @@ def encoder() -> Any:
 
 def encode(model: Any, texts: list[str], batch: int) -> np.ndarray:
     """It sorts by length itself."""
-    found: np.ndarray = model.encode(texts, batch_size=batch, show_progress_bar=False)
-    return found
+    vectors: np.ndarray = model.encode(texts, batch_size=batch, show_progress_bar=False)
+    return vectors
 
 
 def build_memory(texts: list[str], threads: int) -> None:

@@ -89,7 +89,7 @@ def output_layer(order: dict[str, Any]) -> dict[str, Any]:
     for _ in range(4):
         began_s = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
-            found = log_probabilities(layer, states[scored], targets)
-        found.sum().backward()
+            scores = log_probabilities(layer, states[scored], targets)
+        scores.sum().backward()
         seconds.append(time.perf_counter() - began_s)
     return {"seconds": sorted(seconds)[1], "extra_gib": peak_gib(torch.device("cpu")) - idle}

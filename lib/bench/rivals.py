@@ -85,8 +85,8 @@ def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     class Tick(transformers.TrainerCallback):
         def on_pre_optimizer_step(self, *arguments: Any, **others: Any) -> None:
             if order.get("gradient_only"):
-                found = [p.grad for p in model.parameters() if p.grad is not None]
-                norms.append(nn.utils.get_total_norm(found).item())
+                gradients = [p.grad for p in model.parameters() if p.grad is not None]
+                norms.append(nn.utils.get_total_norm(gradients).item())
 
         def on_step_end(self, *arguments: Any, **others: Any) -> None:
             clock.tick(config.optim.batch)

@@ -56,20 +56,20 @@ def compare(common: Order, arms: dict[str, Order], rounds: int, once: dict[str, 
             f"--rows {common['rows']} is too few: {WARM_UP_STEPS} batches of {batch} warm up; give "
             f"{(WARM_UP_STEPS + 1) * batch} or more"
         )
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+    by_arm: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     for seed in range(rounds):
         for name, order in arms.items():
-            found[name].append(arm(common | {"seed": seed} | order))
-            print(f"  round {seed} {name}: {found[name][-1]}", flush=True)
+            by_arm[name].append(arm(common | {"seed": seed} | order))
+            print(f"  round {seed} {name}: {by_arm[name][-1]}", flush=True)
     for name, order in once.items():
-        found[name] = [arm(common | {"seed": 0} | order)]
-        print(f"  {name}: {found[name][-1]}", flush=True)
+        by_arm[name] = [arm(common | {"seed": 0} | order)]
+        print(f"  {name}: {by_arm[name][-1]}", flush=True)
     print(
         f"\n{'':34}{'rows/s':>9}{'ours is':>10}{'peak GiB':>10}   "
         f"validation loss after {common['rows']} rows, by seed"
     )
-    first = found[next(iter(arms))]
-    for name, runs in found.items():
+    first = by_arm[next(iter(arms))]
+    for name, runs in by_arm.items():
         ratios = [one["rows_per_s"] / other["rows_per_s"] for one, other in zip(first, runs, strict=False)]
         losses = "  ".join(f"{run['loss']:.4f}" for run in runs if "loss" in run)
         rate, peak = (statistics.median(run[key] for run in runs) for key in ("rows_per_s", "peak_gib"))

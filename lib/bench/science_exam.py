@@ -23,5 +23,7 @@ def main(data: str, tokenizer: str, rows: int, rounds: int, threads: int, slow: 
             order |= {"rows": rows, "validation_rows": 40}
             print(f"\n{model}, {rows} rows of {data}, batch 16, --max-length 512")
             compare(order, {"ours": {"arm": "ours"}} | best, rounds, default if slow else {})
-            said = arm(order | {"arm": "padding", "rows": None, "seed": 0})
-            print(f"real / computed tokens: {said['real_share']:.3f} over an epoch of {said['rows']} rows")
+            padding = arm(order | {"arm": "padding", "rows": None, "seed": 0})
+            print(
+                f"real / computed tokens: {padding['real_share']:.3f} over an epoch of {padding['rows']} rows"
+            )

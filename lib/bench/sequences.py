@@ -32,8 +32,8 @@ class Layout:
 
     def padded(self, rows: Rows, chosen: np.ndarray, width: int | None) -> dict[str, Tensor]:
         """All sequences of the chosen rows in one tensor, padded to `width`, or to the longest of them."""
-        found = [self.sequences(int(row)) for row in chosen]
-        flat = [sequence for row in found for sequence in row]
+        by_row = [self.sequences(int(row)) for row in chosen]
+        flat = [sequence for row in by_row for sequence in row]
         lengths = np.array([len(ids) for ids in flat])
         ids = matrix(flat, self.setting.pad)
         if width is not None:
@@ -42,7 +42,7 @@ class Layout:
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy((np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)),
             "labels": torch.from_numpy(rows.labels[chosen]),
-            "widths": torch.tensor([len(row) for row in found]),
+            "widths": torch.tensor([len(row) for row in by_row]),
         }
 
     def logits(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -75,12 +75,12 @@ class PromptAndOption(Layout):
         return batch | {"targets": targets}
 
     def logits(self, model: LanguageModel, batch: dict[str, Tensor]) -> Tensor:
-        said = model.backbone(
+        logits = model.backbone(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
         ).logits[:, :-1]
         targets = batch["targets"][:, 1:]
         losses = F.cross_entropy(
-            said.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
         ).view(targets.shape)
         return by_row(-losses.sum(1) / (targets != IGNORED).sum(1), batch["widths"])
 

@@ -58,13 +58,15 @@ def _device() -> str:
 def split_by_length(lengths: np.ndarray) -> list[np.ndarray]:
     """Indices of `lengths` in the groups that cost least (padding, CALL_TOKENS a group), longest first."""
     call = CALL_TOKENS[_device()]
-    order = np.argsort(-lengths, kind="stable")
+    order = np.argsort(-lengths, kind="stable")  # stable: the same rows give the same tensors, to the bit
     ordered = lengths[order]
     grains = -(-ordered // GRAIN)
     starts = np.concatenate([[0], np.flatnonzero(np.diff(grains)) + 1])  # first place of each distinct grain
     ends = np.concatenate([starts[1:], [len(ordered)]])
     tokens = np.concatenate([[0], np.cumsum(ordered)])
     least, begins = [0.0], []  # least[n]: cost of the first n grains; begins[n]: where grain n's group begins
+    # A group is a run of the sorted grains. Whichever run comes last, what stands before it is cut at least
+    # cost already: so n grains take n looks back, and 2,048 tokens are 256 grains at most.
     for end in range(len(starts)):
         begin = np.arange(end + 1)
         padding = ordered[starts[begin]] * (ends[end] - starts[begin]) - (
@@ -73,7 +75,7 @@ def split_by_length(lengths: np.ndarray) -> list[np.ndarray]:
         costs = np.array(least) + padding + call
         begins.append(int(costs.argmin()))
         least.append(float(costs.min()))
-    groups, last = [], len(starts) - 1
+    groups, last = [], len(starts) - 1  # the cheapest cut is read off backwards
     while last >= 0:
         groups.append(order[starts[begins[last]] : ends[last]])
         last = begins[last] - 1
@@ -102,6 +104,7 @@ def group(sequences: list[np.ndarray], pad: int) -> Grouped:
             mask = torch.from_numpy((np.arange(width)[None, :] < lengths[indices][:, None]).astype(np.int64))
         groups.append(TokenGroup(torch.from_numpy(ids), mask))
         computed += ids.size
+    # outputs come group by group; this brings them back into the order of the rows
     order = np.empty(len(sequences), dtype=np.int64)
     order[np.concatenate(placed)] = np.arange(len(sequences))
     return Grouped(groups, torch.from_numpy(order), int(lengths.sum()), computed)

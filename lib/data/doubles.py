@@ -28,7 +28,7 @@ def across_splits(
 
     index = datasketch.MinHashLSH(params=BANDS, num_perm=PERMUTATIONS)
     known: dict[tuple[str, str], np.ndarray] = {}
-    found: dict[str, list[tuple[str, str]]] = {}
+    pairs: dict[str, list[tuple[str, str]]] = {}
     for split, rows in splits.items():
         sketches = {}
         for row in rows:
@@ -37,11 +37,11 @@ def across_splits(
             alike = (key for key in sorted(index.query(sketch)) if share(sketch, known[key]) >= ALIKE)
             other = next(alike, None)
             if other is not None:
-                found.setdefault(f"{split} and {other[0]}", []).append((row["id"], other[1]))
+                pairs.setdefault(f"{split} and {other[0]}", []).append((row["id"], other[1]))
         for key, sketch in sketches.items():  # after the split: rows of one side may resemble each other
             index.insert(key, sketch)
             known[key] = sketch.hashvalues.astype(np.uint32)  # they have 32 bits
-    return found
+    return pairs
 
 
 def share(sketch: Any, other: np.ndarray) -> float:

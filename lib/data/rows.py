@@ -33,6 +33,7 @@ class Rows:
     labels: np.ndarray  # (rows,) int64
     num_targets: np.ndarray  # (rows,) int64
     num_cut: np.ndarray  # (rows,) int64
+    # one start more than there are rows or sequences: the end of the last one is found like every other
     row_starts: np.ndarray  # (rows + 1,) index of each row's first sequence
     sequence_starts: np.ndarray  # (sequences + 1,) index of each sequence's first token
     tokens: np.ndarray  # (tokens,) int32
@@ -65,6 +66,7 @@ class Rows:
 
     def longest_by_row(self) -> np.ndarray:
         """(rows,) tokens of each row's longest sequence"""
+        # reduceat gives an empty span its first element; there is none, a row has at least one sequence
         return np.maximum.reduceat(self.sequence_lengths, self.row_starts[:-1])
 
 
@@ -81,6 +83,7 @@ def pack(rows: list[EncodedRow]) -> Rows:
         num_cut=np.array([row.num_cut for row in rows], dtype=np.int64),
         row_starts=np.concatenate([[0], np.cumsum([len(row.sequences) for row in rows])]).astype(np.int64),
         sequence_starts=np.concatenate([[0], np.cumsum([len(ids) for ids in sequences])]).astype(np.int64),
+        # half of what torch wants: a batch widens them
         tokens=np.concatenate(sequences).astype(np.int32),
     )
 

@@ -75,7 +75,7 @@ def load(config: DataConfig, recipe: Recipe, with_label: bool = True) -> Source:
 
 
 def _files_of_folder(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     for split in SPLITS:
         files = sorted(
             folder / (split + suffix) for suffix in SUFFIXES if (folder / (split + suffix)).is_file()
@@ -86,13 +86,13 @@ def _files_of_folder(folder: Path) -> dict[str, Path]:
                 f"{folder} has two files for the split {split}: {names}; keep one of them, or name one file"
             )
         if files:
-            found[split] = files[0]
-    if "train" not in found:
+            by_split[split] = files[0]
+    if "train" not in by_split:
         raise ValueError(
             f"{folder} has no train.csv, train.jsonl or train.parquet; it holds: "
             + (", ".join(sorted(item.name for item in folder.iterdir())[:10]) or "nothing")
         )
-    return found
+    return by_split
 
 
 def _load_files(name: str, files: dict[str, Path], forms: Forms) -> Source:

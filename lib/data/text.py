@@ -63,7 +63,7 @@ def fingerprint(tokenizer: Any) -> str:
 def tokenize(tokenizer: Any, texts: list[str], between: Callable[[], None] = lambda: None) -> list[Tokens]:
     """Ids of each text, no special tokens. `between` runs between chunks and may raise to stop."""
     specials, unknown = tokenizer.all_special_ids, tokenizer.unk_token_id
-    found: list[Tokens] = []
+    sequences: list[Tokens] = []
     for first in range(0, len(texts), CHUNK):
         between()
         chunk = [text.encode("utf-8", "replace").decode("utf-8") for text in texts[first : first + CHUNK]]
@@ -72,8 +72,8 @@ def tokenize(tokenizer: Any, texts: list[str], between: Callable[[], None] = lam
             ids = np.asarray(encoding.ids, dtype=np.int32)
             if unknown is not None:  # a Unigram model (deberta-v3, T5) has "[SEP]" among its ordinary pieces
                 ids[np.isin(ids, specials)] = unknown
-            found.append(ids)
-    return found
+            sequences.append(ids)
+    return sequences
 
 
 def join_turns(turns: list[Tokens], separator: list[int]) -> Tokens:

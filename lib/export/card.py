@@ -59,8 +59,8 @@ def _licence_in(folder: Path) -> str | None:
     for line in lines[1:]:
         if line.strip() == "---":
             break
-        if found := re.fullmatch(r"license:\s*([\w.+-]+)\s*", line):
-            return found[1]
+        if match := re.fullmatch(r"license:\s*([\w.+-]+)\s*", line):
+            return match[1]
     return None
 
 
@@ -125,7 +125,7 @@ def front_matter(
     """YAML between its dashes; only what the hub can look up."""
     from huggingface_hub import ModelCardData
 
-    found = ModelCardData(
+    header = ModelCardData(
         license=base.licence if re.fullmatch(r"[a-z0-9.+-]+", base.licence) else UNKNOWN,
         base_model=base.hub_id,
         datasets=[data.hub_id] if data.hub_id else None,
@@ -133,7 +133,7 @@ def front_matter(
         tags=[config.recipe, recipe.task, *(["lora"] if config.adapter.lora_rank else []), "fine-tuned"],
         metrics=list(splits["test"]["scores"]) if "test" in splits else None,
     )
-    return found.to_yaml()
+    return header.to_yaml()
 
 
 def words(value: object) -> str:

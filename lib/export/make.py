@@ -189,9 +189,9 @@ def _check(run: TrainedRun, beside: Path, rows: list[Any], full: bool) -> Checke
     if done.returncode:
         words = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise CheckError(f"the exported files cannot be scored, so nothing was exported:\n{words}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    limit = bound(run, is_adapter(beside), found["where"], found["torch"])
-    checked = Checked(found["rows"], found["largest"], None if full else limit)
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    limit = bound(run, is_adapter(beside), outcome["where"], outcome["torch"])
+    checked = Checked(outcome["rows"], outcome["largest"], None if full else limit)
     if checked.bound is not None and not checked.largest <= checked.bound:
         raise CheckError(
             f"the exported files give other probabilities than the run did: they differ by up to "

@@ -162,14 +162,14 @@ def load(backbone: Any, folder: Path) -> None:
     """Read what `save` wrote. Raises ValueError when it belongs to another model or other flags."""
     import peft
 
-    found, needed = load_file(folder / WEIGHTS), _adapter_state(backbone, backbone.state_dict())
-    shapes = [{name: tensor.shape for name, tensor in part.items()} for part in (found, needed)]
+    weights, needed = load_file(folder / WEIGHTS), _adapter_state(backbone, backbone.state_dict())
+    shapes = [{name: tensor.shape for name, tensor in part.items()} for part in (weights, needed)]
     if differing := dict(shapes[0].items() ^ shapes[1].items()):
         raise ValueError(
             f"the adapter in {folder} is for another base or other flags: {len(differing)} of its weights "
             f"have no place here, {min(differing)} for one"
         )
-    peft.set_peft_model_state_dict(backbone, found)
+    peft.set_peft_model_state_dict(backbone, weights)
 
 
 def kept_names(backbone: Any, state: dict[str, Tensor]) -> set[str]:
@@ -186,10 +186,10 @@ def _adapter_state(backbone: Any, state: dict[str, Tensor]) -> dict[str, Tensor]
 
 def count(model: nn.Module) -> dict[str, int]:
     """Trainable and all parameters, and the bytes of all. Two weights of 4 bits share a byte."""
-    found = {"trainable": 0, "total": 0, "bytes": 0}
+    sizes = {"trainable": 0, "total": 0, "bytes": 0}
     for parameter in model.parameters():
         shape = getattr(getattr(parameter, "quant_state", None), "shape", parameter.shape)
-        found["total"] += shape.numel()
-        found["trainable"] += shape.numel() * parameter.requires_grad
-        found["bytes"] += parameter.numel() * parameter.element_size()
-    return found
+        sizes["total"] += shape.numel()
+        sizes["trainable"] += shape.numel() * parameter.requires_grad
+        sizes["bytes"] += parameter.numel() * parameter.element_size()
+    return sizes

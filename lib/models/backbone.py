@@ -191,10 +191,10 @@ def files(where: Path | Described) -> list[Path]:
         words = {key: value for key, value in where.where.items() if key != "trust_remote_code"}
         folder = huggingface_hub.snapshot_download(where.source, allow_patterns=["*.safetensors"], **words)
         return files(Path(folder))
-    found = sorted(where.glob("*.safetensors"))
-    if not found:
+    stored = sorted(where.glob("*.safetensors"))
+    if not stored:
         raise ValueError(f"{where} holds no .safetensors file")
-    return found
+    return stored
 
 
 def random(described: Described, kind: Kind) -> nn.Module:
@@ -244,9 +244,9 @@ def pooling(config: Any, asked: str) -> str:
 
 def fingerprint(weights: Mapping[str, Tensor], names: Iterable[str] | None = None) -> str:
     """sha256 over weights and their names: all of them, or those with `names`."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(weights if names is None else names):
-        found.update(name.encode())
+        digest.update(name.encode())
         # flat: a single number has no dimension that could be seen as bytes
-        found.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

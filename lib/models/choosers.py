@@ -81,11 +81,11 @@ class LanguageModel(nn.Module):
 
     def score(self, states: Tensor, options: Continuations) -> Tensor:
         """(tokens, hidden) states that predict the options' tokens -> (rows, most options)"""
-        found = log_probabilities(self.backbone.get_output_embeddings(), states, options.targets)
+        of_tokens = log_probabilities(self.backbone.get_output_embeddings(), states, options.targets)
         # a table of options by places: sums are then taken in the same order on every device
         sizes = torch.bincount(options.option_of)
-        table = found.new_zeros(len(sizes), int(sizes.max()))
-        sums = table.index_put((options.option_of, options.place_of), found).sum(1)  # (options,)
+        table = of_tokens.new_zeros(len(sizes), int(sizes.max()))
+        sums = table.index_put((options.option_of, options.place_of), of_tokens).sum(1)  # (options,)
         return by_row(sums / sizes if self.option_score == "mean" else sums, options.widths)
 
 
@@ -157,8 +157,8 @@ class Seq2SeqChooser(LanguageModel):
         states, masks = [], []
         for group in pairs.sources.groups:
             mask = torch.ones_like(group.ids) if group.mask is None else group.mask
-            found = encoder(input_ids=group.ids, attention_mask=mask).last_hidden_state
-            states.append(F.pad(found, (0, 0, 0, most - found.shape[1])))
+            encoded = encoder(input_ids=group.ids, attention_mask=mask).last_hidden_state
+            states.append(F.pad(encoded, (0, 0, 0, most - encoded.shape[1])))
             masks.append(F.pad(mask, (0, most - mask.shape[1])))
         row_of = pairs.sources.order[pairs.row_of]
         decoded = decoder(

@@ -152,9 +152,9 @@ def mask(**words: Any) -> Tensor | None:
     queries, (batch, 1, 1, length)."""
     from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
-    found = sdpa_mask(**words)
+    full = sdpa_mask(**words)
     padding_only = words["mask_function"] is bidirectional_mask_function
-    return found[:, :, :1] if found is not None and padding_only else found
+    return full[:, :, :1] if full is not None and padding_only else full
 
 
 def enable(model: Any) -> None:

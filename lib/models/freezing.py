@@ -33,7 +33,7 @@ def stacks(backbone: nn.Module) -> list[tuple[str, nn.ModuleList]]:
         getattr(config, key, None)
         for key in ("num_hidden_layers", "n_layers", "num_layers", "num_decoder_layers")
     }
-    found = [
+    stacks = [
         (name, module)
         for name, module in backbone.named_modules()
         if isinstance(module, nn.ModuleList)
@@ -42,8 +42,8 @@ def stacks(backbone: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     ]
     outer = [
         (name, module)
-        for name, module in found
-        if not any(name.startswith(f"{other}.") for other, _ in found)
+        for name, module in stacks
+        if not any(name.startswith(f"{other}.") for other, _ in stacks)
     ]
     if not outer or getattr(config, "num_hidden_groups", None) is not None:  # ALBERT: groups of shared blocks
         raise ValueError(

@@ -81,8 +81,8 @@ def in_float32(head: nn.Module, vectors: Tensor) -> Tensor:
     """A small head on float32 vectors. Under autocast its outputs would have 8 bits, and unlike rows the same
     score."""
     with torch.autocast(vectors.device.type, enabled=False):
-        found: Tensor = head(vectors)
-    return found
+        outputs: Tensor = head(vectors)
+    return outputs
 
 
 class Classifier(Encoder):
@@ -149,5 +149,5 @@ def save(model: Any, state: dict[str, Tensor], folder: Path) -> None:
 def load_head(model: Any, folder: Path) -> None:
     """Read the head that `save` wrote, if the model has one."""
     if hasattr(model, "head"):
-        found = safetensors.torch.load_file(folder / "head.safetensors")
-        model.head.load_state_dict({key.removeprefix("head."): value for key, value in found.items()})
+        weights = safetensors.torch.load_file(folder / "head.safetensors")
+        model.head.load_state_dict({key.removeprefix("head."): value for key, value in weights.items()})

@@ -18,18 +18,18 @@ def whole(model: Any, described: Any, kind: Any, config: Config, folder: Path, f
     """The backbone of `model`, which was built from the checkpoint `folder`, in plain float32. Of a quantized
     one the weights that its bits stand for, or with `full` those they were made from. peft's own merge into 4
     bits would round once more, so bits are written out first and the adapter is added in float32."""
-    found, adapter = model.backbone, config.adapter
+    merged, adapter = model.backbone, config.adapter
     if adapter.quantize != "none":
         plain = backbone.load(described, config.model, kind, config.optim.seed)
         if not full:
-            _write_out_bits(adapters.plain(found), plain)
-        found = plain
+            _write_out_bits(adapters.plain(merged), plain)
+        merged = plain
         if adapter.lora_rank:
-            found = adapters.add(plain, adapter, config.optim.seed)
-            adapters.load(found, folder / "adapter")
+            merged = adapters.add(plain, adapter, config.optim.seed)
+            adapters.load(merged, folder / "adapter")
     if adapter.lora_rank:
-        found = found.merge_and_unload()
-    return found.eval()
+        merged = merged.merge_and_unload()
+    return merged.eval()
 
 
 def _write_out_bits(quantized: nn.Module, plain: nn.Module) -> None:

@@ -114,7 +114,7 @@ def run_from_disk(
 
 def _index(backbone: Any, files: list[Path], adapter: Path | None) -> dict[str, dict[str, str]]:
     """In accelerate's form: name of a weight -> file and name in that file."""
-    found = _names_in(files)
+    stored = _names_in(files)
     added = _names_in([adapter] if adapter else [])
     names: dict[int, list[str]] = {}  # weights that are tied are one object with several names
     for name, value in backbone.named_parameters(remove_duplicate=False):
@@ -125,7 +125,7 @@ def _index(backbone: Any, files: list[Path], adapter: Path | None) -> dict[str, 
             names[id(value)] = [name]
     index: dict[str, dict[str, str]] = {}
     for same in names.values():
-        entry = next((e for name in same if (e := _find(name, found, added, backbone))), None)
+        entry = next((e for name in same if (e := _find(name, stored, added, backbone))), None)
         if entry is None and "pooler" not in same[0]:
             raise ValueError(
                 f"--offload: the weight {same[0]} is not in {', '.join(str(file) for file in files)} under a "
@@ -135,13 +135,13 @@ def _index(backbone: Any, files: list[Path], adapter: Path | None) -> dict[str, 
     return index
 
 
-def _find(name: str, found: dict[str, Path], added: dict[str, Path], backbone: Any) -> dict[str, str] | None:
+def _find(name: str, stored: dict[str, Path], added: dict[str, Path], backbone: Any) -> dict[str, str] | None:
     """Where a weight stands: files of other classes of a family have a prefix more or less."""
     plain, above = name.removeprefix(WRAPPED), f"{adapters.plain(backbone).base_model_prefix}."
     for wrapper in adapters.WRAPPERS:
         plain = plain.replace(wrapper, "")
     own = name.replace(f".modules_to_save.{adapters.NAME}", "").replace(f".{adapters.NAME}", "")
-    for names, candidates in ((added, [own]), (found, [plain, above + plain, plain.removeprefix(above)])):
+    for names, candidates in ((added, [own]), (stored, [plain, above + plain, plain.removeprefix(above)])):
         for candidate in candidates:
             if candidate in names:
                 return {"safetensors_file": str(names[candidate]), "weight_name": candidate}
@@ -149,8 +149,8 @@ def _find(name: str, found: dict[str, Path], added: dict[str, Path], backbone: A
 
 
 def _names_in(files: list[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    file_of: dict[str, Path] = {}
     for path in files:
         with safe_open(path, framework="pt") as file:
-            found |= dict.fromkeys(file.keys(), path)
-    return found
+            file_of |= dict.fromkeys(file.keys(), path)
+    return file_of

@@ -212,7 +212,7 @@ class Builder:
     def _write_shard(
         self, number: int, passages: list[Passage], broken: list[Rejected], num_read: int, embedder: Embedder
     ) -> None:
-        found = embedder.embed([passage.whole for passage in passages], "passage", self._raise_if_stopped)
+        embedded = embedder.embed([passage.whole for passage in passages], "passage", self._raise_if_stopped)
         lines = [json.dumps(dataclasses.asdict(passage)).encode() + b"\n" for passage in passages]
         files = {kind: shard_file(self.out, number, kind) for kind in CHECKED}
         with replacing(files["texts"]) as file:
@@ -220,8 +220,8 @@ class Builder:
         with replacing(files["offsets"]) as file:
             np.save(file, np.cumsum([0, *map(len, lines)])[:-1])
         with replacing(files["vectors"]) as file:
-            np.save(file, found.vectors.astype(np.float16))
-        record: dict[str, Any] = {"count": len(passages), "num_cut": found.num_cut, "num_read": num_read}
+            np.save(file, embedded.vectors.astype(np.float16))
+        record: dict[str, Any] = {"count": len(passages), "num_cut": embedded.num_cut, "num_read": num_read}
         record["rejected"] = [dataclasses.astuple(line) for line in broken]
         record["sha256"] = {name: sha256_of(path) for name, path in files.items()}
         write_json(shard_file(self.out, number, "record"), record)  # last: now the shard is whole

@@ -18,25 +18,25 @@ class Cache:
         code = fingerprint(["lib.retrieval.search"])
         decides = json.dumps([index.fingerprint, num_passages, num_words, code])
         self.file = folder / f"{hashlib.sha256(decides.encode()).hexdigest()[:16]}.jsonl"
-        self.found: dict[str, Found] = {}
+        self.contexts: dict[str, Found] = {}
         for line in self.file.read_bytes().split(b"\n") if self.file.is_file() else ():
             try:
-                said = json.loads(line)
-                self.found[said["id"]] = Found.of_line(said)
+                values = json.loads(line)
+                self.contexts[values["id"]] = Found.of_line(values)
             except (ValueError, KeyError, TypeError):  # a kill cut it short: it will be found again
                 continue
 
     def __contains__(self, query: str) -> bool:
-        return _key(query) in self.found
+        return _key(query) in self.contexts
 
     def __getitem__(self, query: str) -> Found:
-        return self.found[_key(query)]
+        return self.contexts[_key(query)]
 
-    def add(self, queries: list[str], found: list[Found]) -> None:
+    def add(self, queries: list[str], contexts: list[Found]) -> None:
         """Keep it on the disk, too. It begins on a line of its own, whatever a kill left behind."""
         keys = [_key(query) for query in queries]
-        self.found |= dict(zip(keys, found, strict=True))
-        lines = [json.dumps(self.found[key].as_line(key)) for key in keys]
+        self.contexts |= dict(zip(keys, contexts, strict=True))
+        lines = [json.dumps(self.contexts[key].as_line(key)) for key in keys]
         self.file.parent.mkdir(parents=True, exist_ok=True)
         # another run may ask the same index
         with Lock(self.file, wait=True), self.file.open("ab") as file:

@@ -79,7 +79,7 @@ def retrieve(
     if new:
         facts += _search(new, config, index, cache, between)
     by_id = {row["id"]: cache[query_of(row)] for row in rows}
-    lines = [said.as_line(identity) for identity, said in by_id.items()]
+    lines = [found.as_line(identity) for identity, found in by_id.items()]
     return Retrieved(_put(splits, config, by_id), lines, facts)
 
 

@@ -104,8 +104,8 @@ class Embedder:
             for chosen in micro_batches(order, [len(ids) for ids in sequences]):
                 between()
                 grouped = group([sequences[place] for place in chosen], self.tokenizer.pad_token_id)
-                found = torch.cat([self._forward(part.to(self.device)) for part in grouped.groups])
-                vectors[chosen] = found[grouped.order.to(found.device)].cpu().numpy()
+                pooled = torch.cat([self._forward(part.to(self.device)) for part in grouped.groups])
+                vectors[chosen] = pooled[grouped.order.to(pooled.device)].cpu().numpy()
         return Embedded(vectors, num_cut)
 
     def _tokenize(self, texts: list[str], prompt: str) -> tuple[list[np.ndarray], int]:
@@ -136,12 +136,12 @@ class Embedder:
 
 def micro_batches(order: np.ndarray, lengths: list[int]) -> list[np.ndarray]:
     """Pieces of `order` (longest first) of at most TOKEN_BUDGET computed tokens, or of one sequence."""
-    found, begin = [], 0
+    pieces, begin = [], 0
     while begin < len(order):
         size = max(1, TOKEN_BUDGET // max(1, lengths[order[begin]]))
-        found.append(order[begin : begin + size])
+        pieces.append(order[begin : begin + size])
         begin += size
-    return found
+    return pieces
 
 
 def _load(name: str, revision: str | None, device: torch.device) -> tuple[Any, str | None]:

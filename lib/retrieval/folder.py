@@ -28,10 +28,10 @@ def source_of(identity: dict[str, Any]) -> str:
 
 def same_passages(kept: dict[str, Any], path: Path) -> bool:
     """Does the file still hold what it held? Its bytes are read only when size or time differ."""
-    found = path.stat()
-    if (found.st_size, found.st_mtime_ns) == (kept["size"], kept["mtime_ns"]):
+    stat = path.stat()
+    if (stat.st_size, stat.st_mtime_ns) == (kept["size"], kept["mtime_ns"]):
         return True
-    return found.st_size == kept["size"] and sha256_of(path) == kept["sha256"]
+    return stat.st_size == kept["size"] and sha256_of(path) == kept["sha256"]
 
 
 @dataclass(frozen=True)

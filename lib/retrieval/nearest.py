@@ -45,13 +45,13 @@ class Exact:
             similarities, numbers = self.codes.search(queries, k)
             return _nearest_first(similarities, numbers)
         faiss = _faiss()
-        found = faiss.ResultHeap(len(queries), k, keep_max=True)
+        heap = faiss.ResultHeap(len(queries), k, keep_max=True)
         for begin in range(0, self.codes.ntotal, BLOCK):
             block = self.codes.reconstruct_n(begin, min(BLOCK, self.codes.ntotal - begin))
             similarities, numbers = faiss.knn(queries, block, min(k, len(block)), faiss.METRIC_INNER_PRODUCT)
-            found.add_result(similarities, numbers + begin)
-        found.finalize()
-        return _nearest_first(found.D, found.I)
+            heap.add_result(similarities, numbers + begin)
+        heap.finalize()
+        return _nearest_first(heap.D, heap.I)
 
 
 def open_exact(vectors: Iterable[np.ndarray], dimension: int) -> Exact:
@@ -75,18 +75,18 @@ class Compressed:
         wanted = min(RERANK * k, self.codes.ntotal)
         similarities, numbers = self.codes.search(np.ascontiguousarray(queries, np.float32), wanted)
         for row, query in enumerate(queries):
-            found = numbers[row] >= 0  # -1: the lists that were looked into held fewer
+            filled = numbers[row] >= 0  # -1: the lists that were looked into held fewer
             similarities[row] = -np.inf
-            similarities[row, found] = self._vectors(numbers[row, found]) @ query
+            similarities[row, filled] = self._vectors(numbers[row, filled]) @ query
         similarities, numbers = _nearest_first(similarities, numbers)
         return similarities[:, :k], numbers[:, :k]
 
     def _vectors(self, numbers: np.ndarray) -> np.ndarray:
-        found = np.empty((len(numbers), self.codes.d), np.float32)
+        vectors = np.empty((len(numbers), self.codes.d), np.float32)
         for shard in np.unique(numbers // self.shards.size):
             mine = numbers // self.shards.size == shard
-            found[mine] = self.shards.vectors(int(shard))[numbers[mine] % self.shards.size]
-        return found
+            vectors[mine] = self.shards.vectors(int(shard))[numbers[mine] % self.shards.size]
+        return vectors
 
 
 def open_compressed(folder: Path, shards: Shards) -> Compressed:

@@ -59,11 +59,11 @@ class PassageFile:
 
     def identity(self) -> dict[str, Any]:
         """Where the passages come from, and what they were."""
-        found = self.path.stat()
+        stat = self.path.stat()
         return {
             "path": str(self.path),
-            "size": found.st_size,
-            "mtime_ns": found.st_mtime_ns,
+            "size": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
             "sha256": sha256_of(self.path),
         }
 
@@ -156,7 +156,7 @@ class PassageStore:
 
     def read(self, numbers: list[int]) -> dict[int, Passage]:
         """Raises CheckError when a shard's texts are not what they were when the index was built."""
-        found: dict[int, Passage] = {}
+        passages: dict[int, Passage] = {}
         by_shard: dict[int, list[int]] = {}
         for number in sorted(set(numbers)):
             by_shard.setdefault(number // self.shards.size, []).append(number)
@@ -166,5 +166,5 @@ class PassageStore:
                 for number in wanted:
                     file.seek(int(offsets[number % self.shards.size]))
                     values: Row = json.loads(file.readline())
-                    found[number] = Passage(**values)
-        return found
+                    passages[number] = Passage(**values)
+        return passages

@@ -29,7 +29,9 @@ class Found:
 
     @staticmethod
     def of_line(line: dict[str, Any]) -> "Found":
-        return Found([(said["id"], said["similarity"]) for said in line["passages"]], line["context"])
+        return Found(
+            [(passage["id"], passage["similarity"]) for passage in line["passages"]], line["context"]
+        )
 
 
 class Searcher:
@@ -53,10 +55,10 @@ class Searcher:
         similarities, numbers = self.nearest.search(asked.vectors, num_passages)
         passages = self.store.read([int(number) for number in numbers.flatten() if number >= 0])
         cut = {number: sentences(passage.text) for number, passage in passages.items()}
-        unique = list(dict.fromkeys(sentence for said in cut.values() for sentence in said))
+        unique = list(dict.fromkeys(sentence for pieces in cut.values() for sentence in pieces))
         vectors = self.embedder.embed(unique, "passage", between).vectors
         place = {sentence: number for number, sentence in enumerate(unique)}
-        found = []
+        contexts = []
         for row, query in enumerate(asked.vectors):
             near = [int(number) for number in numbers[row] if number >= 0]
             mine = list(dict.fromkeys(sentence for number in near for sentence in cut[number]))
@@ -67,8 +69,8 @@ class Searcher:
                 (passages[number].id, round(float(similarity), 6))
                 for number, similarity in zip(near, similarities[row], strict=False)
             ]
-            found.append(Found(named, fill([mine[number] for number in order], num_words)))
-        return found
+            contexts.append(Found(named, fill([mine[number] for number in order], num_words)))
+        return contexts
 
 
 def fill(ranked: list[str], num_words: int) -> str:

@@ -15,16 +15,16 @@ SHORT_FORM = re.compile(
 
 def sentences(text: str) -> list[str]:
     """The sentences of a passage in their order; none is lost, blanks between them are."""
-    found: list[str] = []
+    pieces: list[str] = []
     begin = 0
     for match in END.finditer(text):
         if "\n" not in match.group() and SHORT_FORM.search(text[begin : match.start()]):
             continue
-        found.append(text[begin : match.end()].strip())
+        pieces.append(text[begin : match.end()].strip())
         begin = match.end()
-    found.append(text[begin:].strip())
+    pieces.append(text[begin:].strip())
     joined: list[str] = []
-    for sentence in filter(None, found):
+    for sentence in filter(None, pieces):
         if joined and (len(sentence.split()) < MIN_WORDS or len(joined[-1].split()) < MIN_WORDS):
             joined[-1] = f"{joined[-1]} {sentence}"
         else:

@@ -41,8 +41,8 @@ class Shards:
 
     def vectors(self, shard: int) -> np.ndarray:
         """(passages, dimension) float16, mapped from the disk."""
-        found: np.ndarray = np.load(self.file(shard, "vectors"), mmap_mode="r")
-        return found
+        vectors: np.ndarray = np.load(self.file(shard, "vectors"), mmap_mode="r")
+        return vectors
 
 
 def check(file: Path, sha256: str) -> None:
@@ -56,13 +56,13 @@ def check(file: Path, sha256: str) -> None:
 
 def whole(folder: Path) -> list[dict[str, Any]]:
     """The records of the shards that are built."""
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for number in count():
         file = shard_file(folder, number, "record")
         if not file.is_file():
             break
-        found.append(read_json(file))
-    return found
+        records.append(read_json(file))
+    return records
 
 
 def drop_damaged(folder: Path) -> None:

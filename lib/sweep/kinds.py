@@ -28,14 +28,14 @@ def restored(value: Any, kind: Any) -> Any:
     return float(value) if type(value) is int and float in takes and int not in takes else value
 
 
-def said(kind: Any) -> str:
+def in_words(kind: Any) -> str:
     """A type in words."""
     inside = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, inside))
     if typing.get_origin(kind) is tuple:
-        return f"list of {said(inside[0])}"
+        return f"list of {in_words(inside[0])}"
     if inside and typing.get_origin(kind) is not dict:
-        return " or ".join(map(said, inside))
+        return " or ".join(map(in_words, inside))
     names = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
     return names.get(kind, "value that can be searched")

@@ -30,7 +30,7 @@ def best(trials: Sequence[Trial], space: Space) -> Trial | None:
     return min(scored, key=lambda item: item[:2])[2] if scored else None
 
 
-def said(value: Any) -> str:
+def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -38,7 +38,7 @@ def said(value: Any) -> str:
 
 def line(trial: Trial, space: Space, trials: Sequence[Trial], num_trials: int) -> str:
     """One finished trial, for the console."""
-    values = ", ".join(f"{name} {said(value)}" for name, value in trial.parameters.items())
+    values = ", ".join(f"{name} {shown(value)}" for name, value in trial.parameters.items())
     head = f"{trial.number} of {num_trials}: {values}:"
     if trial.score is None:
         return f"{head} failed, {trial.why}"
@@ -60,15 +60,15 @@ def table(folder: SweepFolder, config: Config, space: Space) -> list[str]:
     rows = [["trial", space.metric, *names]]
     for trial in ranked(trials, space):
         score = "failed" if trial.score is None else f"{trial.score:.4f}"
-        rows.append([str(trial.number), score, *(said(trial.parameters[name]) for name in names)])
+        rows.append([str(trial.number), score, *(shown(trial.parameters[name]) for name in names)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    found = best(trials, space)
-    if found is None:
+    winner = best(trials, space)
+    if winner is None:
         lines.append(f"all {len(trials)} trials failed: {trials[-1].why}")
     else:
-        lines.append(f"best: trial {found.number}, run folder {found.run}")
-        lines.append(f"to train it again: {train_command(config, space, found)}")
+        lines.append(f"best: trial {winner.number}, run folder {winner.run}")
+        lines.append(f"to train it again: {train_command(config, space, winner)}")
     return [*lines, f"result: {folder.path / 'result.html'}"]
 
 
@@ -81,21 +81,21 @@ def ranked(trials: Sequence[Trial], space: Space) -> list[Trial]:
 def write(folder: SweepFolder, config: Config, space: Space, num_trials: int) -> None:
     """result.json and result.html, over the trials so far."""
     trials = folder.trials()
-    found = best(trials, space)
-    typed = train_command(config, space, found) if found else None
+    winner = best(trials, space)
+    typed = train_command(config, space, winner) if winner else None
     values = {
         "metric": space.metric,
         "goal": space.goal,
         "num_trials": num_trials,
         "finished": len(trials),
         "failed": sum(trial.score is None for trial in trials),
-        "best": asdict(found) if found else None,
+        "best": asdict(winner) if winner else None,
         "command": typed,
     }
     write_json(folder.path / "result.json", values)
     page = render(
         TEMPLATE,
-        **values | {"best": found},
+        **values | {"best": winner},
         recipe=config.recipe,
         sweep=folder.path.name,
         backend=folder.description()["backend"],
@@ -104,7 +104,7 @@ def write(folder: SweepFolder, config: Config, space: Space, num_trials: int) ->
         data=config.data.data,
         parameters=space.parameters,
         trials=ranked(trials, space),
-        said=said,
+        shown=shown,
         took=clock(sum(trial.seconds for trial in trials)),
         plots={name: _plot(trials, space, width) for name, width in WIDTHS.items()},
     )
@@ -149,7 +149,7 @@ def _plot_parameter(axes: "Axes", trials: list[Trial], space: Space, item: Param
         values = [item.values.index(value) for value in values]
         places = range(len(item.values))
         if len(places) <= MOST_SAID:
-            axes.set_xticks(places, [said(value) for value in item.values])
+            axes.set_xticks(places, [shown(value) for value in item.values])
         axes.set_xlim(-0.5, len(places) - 0.5)
     if item.kind == "log":
         from matplotlib.ticker import LogLocator, NullFormatter
@@ -165,12 +165,12 @@ def _plot_parameter(axes: "Axes", trials: list[Trial], space: Space, item: Param
 
 def _points(axes: "Axes", trials: list[Trial], space: Space, places: Sequence[Any]) -> None:
     """Dots; a ring around the best; crosses at the bottom for those that failed."""
-    found = best(trials, space)
+    winner = best(trials, space)
     for trial, place in zip(trials, places, strict=True):
         if trial.score is None:
             axes.plot(place, 0.05, "x", color=ALARM, transform=axes.get_xaxis_transform())
             continue
         axes.plot(place, trial.score, "o", markersize=4, color=TEXT, markeredgecolor=FAINT)
-        if found and trial.number == found.number:
+        if winner and trial.number == winner.number:
             axes.plot(place, trial.score, "o", markersize=11, markerfacecolor="none", color=ALARM)
     axes.margins(y=0.15)

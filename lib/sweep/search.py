@@ -108,17 +108,17 @@ class WandbSearch:
         self._agent.start()
         while True:
             try:
-                found = self._asked.get(timeout=0.5)
+                reply = self._asked.get(timeout=0.5)
                 break
             except queue.Empty:
                 self.give_up()  # raises when a signal has come
-        if isinstance(found, BaseException):
+        if isinstance(reply, BaseException):
             raise StoppedError(
-                f"wandb could not be asked what to try next ({type(found).__name__}: {found}). Finished "
+                f"wandb could not be asked what to try next ({type(reply).__name__}: {reply}). Finished "
                 "trials are kept: log in (`wandb login`) or wait for the network and type the same command; "
                 "--wandb offline searches without wandb"
-            ) from found
-        run_id, values = found
+            ) from reply
+        run_id, values = reply
         return Trial(number=number, parameters=self._checked(values), tracked=run_id)
 
     def _run_agent(self) -> None:

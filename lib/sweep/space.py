@@ -129,13 +129,13 @@ def _metric(tree: dict[str, Any], recipe: Recipe, say: Callable[[str], None]) ->
     """The goal. What selects the best checkpoint of a run also selects the best run."""
     name, goal = first_score(recipe), {"lower": "minimize", "higher": "maximize"}[recipe.better]
     metric = tree.get("metric", {})
-    said = metric if isinstance(metric, dict) else {"name": metric}
-    for word in said.keys() - {"name", "goal"}:
+    asked = metric if isinstance(metric, dict) else {"name": metric}
+    for word in asked.keys() - {"name", "goal"}:
         say(f"metric: {word!r} is not used here; {nearest(word, ['name', 'goal'])}")
-    if said.get("name", name) not in (name, f"validation/{name}"):
-        say(f"metric name is {said['name']!r}; this recipe's runs are selected by {name!r}")
-    if said.get("goal", goal) != goal:
-        say(f"metric goal is {said['goal']!r}; {name} wants {goal!r}")
+    if asked.get("name", name) not in (name, f"validation/{name}"):
+        say(f"metric name is {asked['name']!r}; this recipe's runs are selected by {name!r}")
+    if asked.get("goal", goal) != goal:
+        say(f"metric goal is {asked['goal']!r}; {name} wants {goal!r}")
     return goal
 
 
@@ -182,7 +182,7 @@ def _parameter(name: str, key: str, kind: Any, spec: Any) -> Parameter:
             raise ValueError(f"values is {values!r}; it must be a list of at least one")
         for value in values:
             if not kinds.fits(value, kind):
-                raise ValueError(f"{json.dumps(value)} is no {kinds.said(kind)}")
+                raise ValueError(f"{json.dumps(value)} is no {kinds.in_words(kind)}")
         values = [kinds.restored(value, kind) for value in values]
         if doubled := [value for value in values if values.count(value) > 1]:
             raise ValueError(f"{doubled[0]!r} stands there twice")
@@ -222,7 +222,7 @@ def _range(name: str, key: str, kind: Any, form: str, low: Any, high: Any) -> Pa
         raise ValueError(f"min is {low}; a logarithm needs it above 0")
     if not kinds.fits(low if form == "int_uniform" else 0.5, kind):
         whole = "; int_uniform gives whole ones" if kinds.fits(1, kind) else ""
-        raise ValueError(f"a range of {form} does not fit, it takes a {kinds.said(kind)}{whole}")
+        raise ValueError(f"a range of {form} does not fit, it takes a {kinds.in_words(kind)}{whole}")
     if form == "int_uniform":
         return Parameter(name, key, (), low, high, "whole")
     return Parameter(name, key, (), float(low), float(high), "log" if form.startswith("log") else "linear")

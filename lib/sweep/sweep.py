@@ -103,8 +103,8 @@ def _all_trials(config: Config, space: Space, num_trials: int, folder: SweepFold
         _same_rows([*finished, ended], one)
         folder.finish(ended)
         searching.tell(ended)
-        said = result.line(ended, space, [*finished, ended], num_trials)
-        speak(f"trial {said}  {time.monotonic() - began_s:.0f} s")
+        line = result.line(ended, space, [*finished, ended], num_trials)
+        speak(f"trial {line}  {time.monotonic() - began_s:.0f} s")
     for text in result.table(folder, config, space):
         speak(text)
     return DONE

@@ -50,11 +50,11 @@ def verify(folder: Path, without: tuple[str, ...] = ()) -> str | None:
         body = json.loads(text)["body"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
-    if text != _sealed(body):
+    if text != _sealed(body):  # its sums can only vouch for other files while it is whole itself
         return f"{MANIFEST} is damaged"
     if body["format"] != FORMAT:
         return f"it is of format {body['format']}, this version reads {FORMAT}"
-    if body["step"] != step_of(folder):
+    if body["step"] != step_of(folder):  # copied or renamed by hand: training would go on at another step
         return f"it was written as step {body['step']}"
     for name, entry in body["files"].items():
         file = folder / name
@@ -138,6 +138,8 @@ def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
         (beside / MANIFEST).write_text(
             _sealed({"format": FORMAT, "step": step, "files": entries}), encoding="utf-8"
         )
+        # A rename may reach the disk before what it renames. So first the bytes, then the names of files, and
+        # the new name last: after a power cut the checkpoint is whole under it, or hidden.
         for path in [*files, beside / MANIFEST]:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -162,7 +164,7 @@ def link(checkpoints: Path, name: str, step: int) -> None:
     """Point `best` or `last` at a checkpoint, in one move."""
     beside = checkpoints / f".{name}.{os.getpid()}"
     beside.unlink(missing_ok=True)
-    beside.symlink_to(name_of(step))
+    beside.symlink_to(name_of(step))  # a link cannot be changed, and nobody may find it missing
     beside.replace(checkpoints / name)
 
 
@@ -196,6 +198,7 @@ class Snapshot:
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # copy=True: without it a tensor on the CPU would be given back as it is, and training goes on changing it
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     for name, tensor in copies.items():
         # a sum is finite only if every part is, or if huge parts overflow it: then look at each
@@ -230,7 +233,7 @@ class Writer:
     ) -> None:
         """Write the snapshot while the caller goes on; `save_model` lays out the model's part. `state` needs
         the keys step and best_step."""
-        self.wait()
+        self.wait()  # one after the other, and a failure of the one before is raised here
 
         def fill(folder: Path) -> None:
             save_model(snapshot.model, folder)
@@ -253,6 +256,7 @@ class Writer:
             except BaseException as error:  # handed over to the training thread, which raises it
                 self._error = error
 
+        # no daemon: Python waits for it, so that a run that ends does not cut its last checkpoint short
         self._thread = threading.Thread(target=work, name="checkpoint writer")
         self._thread.start()
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -63,7 +63,7 @@ def train(parts: Parts, progress: Progress) -> Progress:
         except (RuntimeError, MemoryError) as error:
             out_of_memory(parts, progress, step, error)
             raise
-        votes = agree(parts, done)
+        votes = agree(parts, number, done)
         update(parts, progress, step, votes, began_s)
         progress.evaluation_due = due(number, eval_every, last)
         settle(parts, progress, votes)
@@ -95,15 +95,19 @@ def settle(parts: Parts, progress: Progress, votes: "Votes") -> None:
 
 @dataclass
 class Done:
-    """What one rank computed in one step."""
+    """What one rank did in one step and tells the others: numbers alone, which travel as one list."""
 
     loss_sum: float = 0.0
-    hits: int = 0
-    bad_micro_batch: int = -1
-    tokens: int = 0
-    computed: int = 0
+    hits: float = 0
+    bad_micro_batch: float = -1
+    """The first whose loss is not finite."""
+    tokens: float = 0
+    computed: float = 0
     seconds: float = 0.0
     """Forward and backward passes, the exchange of gradients included."""
+    asked_to_stop: float = False
+    time_to_save: float = False
+    could_not_save: float = False
 
 
 def compute(parts: Parts, step: Step) -> Done:
@@ -137,48 +141,40 @@ def count(done: Done, piece: MicroBatch, batch: Any, loss_sum: float, hits: int)
 class Votes:
     """What all ranks agreed on, in the one small exchange of a step."""
 
-    loss_sum: float = 0.0
-    hits: int = 0
+    total: Done = field(default_factory=Done)
+    """Sums over the ranks."""
     bad: list[tuple[int, int]] = field(default_factory=list)
     """(rank, micro-batch) whose loss is not finite."""
     stop: str | None = None
     save: bool = False
-    tokens: int = 0
-    computed: int = 0
     busy: float = 0.0
     """Seconds that this rank spent in passes and exchanges."""
 
 
-def agree(parts: Parts, done: Done) -> Votes:
-    """One exchange a step: the loss, who has a bad one, who was asked to stop, is it time to save."""
+def agree(parts: Parts, step: int, done: Done) -> Votes:
+    """One exchange a step: the loss, who has a bad one, whether to stop, whether it is time to save."""
     began_s = time.perf_counter()
     tracking = parts.job.config.tracking
     every_s = math.inf if tracking.save_every else tracking.save_minutes * 60
-    rows = dist.gather_floats(
-        [
-            done.loss_sum,
-            float(done.bad_micro_batch),
-            float(parts.job.world.stop.requested),
-            float(time.monotonic() - parts.writer.last_s > every_s),
-            float(parts.writer.failed),
-            float(done.tokens),
-            float(done.computed),
-            float(done.hits),
-        ]
-    )
-    if any(row[4] for row in rows):
+    done.asked_to_stop = parts.job.world.stop.requested
+    done.time_to_save = time.monotonic() - parts.writer.last_s > every_s
+    done.could_not_save = parts.writer.failed
+    lists = dist.gather_floats([float(value) for value in astuple(done)])
+    by_rank = [Done(*values) for values in lists]
+    total = Done(*map(sum, zip(*lists, strict=True)))
+    if total.could_not_save:
         parts.writer.wait()  # raises on rank 0, with the reason
         raise RepeatsError("rank 0 could not save a checkpoint")
-    asked = [rank for rank, row in enumerate(rows) if row[2]]
+    asked = [rank for rank, its in enumerate(by_rank) if its.asked_to_stop]
     reason = parts.job.world.stop.reason or "by a signal"
+    stop = f"rank {asked[0]} was asked to stop ({reason})" if asked else None
     return Votes(
-        loss_sum=sum(row[0] for row in rows),
-        bad=[(rank, int(row[1])) for rank, row in enumerate(rows) if row[1] >= 0],
-        stop=f"rank {asked[0]} was asked to stop ({reason})" if asked else None,
-        save=bool(rows[0][3]),
-        tokens=int(sum(row[5] for row in rows)),
-        computed=int(sum(row[6] for row in rows)),
-        hits=int(sum(row[7] for row in rows)),
+        total=total,
+        bad=[
+            (rank, int(its.bad_micro_batch)) for rank, its in enumerate(by_rank) if its.bad_micro_batch >= 0
+        ],
+        stop=f"--stop-at {step}" if step == tracking.stop_at else stop,
+        save=bool(by_rank[0].time_to_save),
         busy=done.seconds + time.perf_counter() - began_s,
     )
 
@@ -195,8 +191,6 @@ def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: 
         result = parts.engine.step(rate)
     progress.step = step.number
     progress.skipped_in_a_row = 0 if result.moved else progress.skipped_in_a_row + 1
-    if step.number == parts.job.config.tracking.stop_at:
-        votes.stop = f"--stop-at {step.number}"
     if not result.moved:
         return report_skipped(parts, progress, step, votes)
     now_s = time.perf_counter()
@@ -205,14 +199,14 @@ def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: 
         {
             "step": step.number,
             "epoch": step.epoch,
-            "loss": votes.loss_sum / step.num_targets,
-            "accuracy": votes.hits / step.num_targets,
+            "loss": votes.total.loss_sum / step.num_targets,
+            "accuracy": votes.total.hits / step.num_targets,
             "targets": step.num_targets,
             "lr": rate,
             "grad_norm": result.gradient_norm,
             "rows": step.num_rows,
-            "tokens": votes.tokens,
-            "computed": votes.computed,
+            "tokens": int(votes.total.tokens),
+            "computed": int(votes.total.computed),
             "seconds": now_s - began_s,
             "busy": votes.busy + now_s - update_s,
         }
