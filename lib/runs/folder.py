@@ -103,6 +103,10 @@ class RunFolder(Folder):
         """run.json: fingerprints, environment, cost."""
         return read_json(self.path / "run.json")
 
+    @property
+    def has_record(self) -> bool:
+        return (self.path / "run.json").exists()
+
     def write_record(self, **values: Any) -> None:
         path = self.path / "run.json"
         write_json(path, (read_json(path) if path.exists() else {}) | values)

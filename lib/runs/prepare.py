@@ -86,7 +86,7 @@ def _begun(folder: RunFolder | None) -> dict[str, Any]:
     began."""
     if folder is None:
         return {}
-    begun = folder.record()
+    begun = folder.record() if folder.has_record else {}
     if "fingerprints" not in begun:
         raise ValueError(
             f"{folder.path} was refused or killed before it began; start over with --resume never"
