@@ -5,18 +5,36 @@ Needs no torch, so `--help` answers at once.
 
 import dataclasses
 import re
+import sys
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
+from tyro.conf import FlagCreatePairsOff as FlagCreatePairsOff  # for scripts
+from tyro.conf import OmitArgPrefixes as OmitArgPrefixes
+from tyro.conf import Positional as Positional
 
-from lib.config import MOST_THREADS, Config, leaves, with_values
+from lib.config import ChooseConfig, Config
+from lib.config_keys import leaves, with_values
+
+T = TypeVar("T")
+MOST_THREADS = 1024  # beyond this a process is refused more of them by the system
+
+
+def options(kind: type[T], description: str | None) -> T:
+    """The words of a script without a recipe, as this dataclass has them; exits 2 on typos."""
+    return tyro.cli(kind, prog=Path(sys.argv[0]).name, description=description)
+
+
+def over(default: T, argv: list[str], program: str, description: str | None = None) -> T:
+    """The words of a script with a recipe over that recipe's values; exits 2 on typos."""
+    return tyro.cli(type(default), default=default, args=argv, prog=program, description=description)
 
 
 def parse(default: Config, argv: list[str], program: str, description: str | None = None) -> Config:
     """The command line over a recipe's values. Raises ValueError for values that make no sense; exits 2 on
     typos."""
-    config = tyro.cli(Config, default=default, args=argv, prog=program, description=description)
-    return settled(config, default)
+    return settled(over(default, argv, program, description), default)
 
 
 def settled(config: Config, default: Config) -> Config:
@@ -31,20 +49,20 @@ def settled(config: Config, default: Config) -> Config:
 
 def words(config: Config, default: Config) -> list[str]:
     """The inverse of `parse`: what to type behind the recipe's name to get this configuration."""
-    own, found = leaves(dataclasses.replace(smoke(default), smoke=False) if config.smoke else default), []
+    own, typed = leaves(dataclasses.replace(smoke(default), smoke=False) if config.smoke else default), []
     for key, value in leaves(config).items():
         if value == own[key]:
             continue
         flag = "--" + key.rpartition(".")[2].replace("_", "-")
         if isinstance(value, bool):
-            found += [flag if value else flag.replace("--", "--no-", 1)]
+            typed += [flag if value else flag.replace("--", "--no-", 1)]
         elif isinstance(value, tuple):
-            found += [flag, *map(str, value)]
+            typed += [flag, *map(str, value)]
         elif isinstance(value, dict):
-            found += [flag, *(str(word) for pair in value.items() for word in pair)]
+            typed += [flag, *(str(word) for pair in value.items() for word in pair)]
         else:
-            found += [flag, str(value)]
-    return found
+            typed += [flag, str(value)]
+    return typed
 
 
 def split_recipe(argv: list[str], default: str = "arena") -> tuple[str, list[str]]:
@@ -60,27 +78,29 @@ def absolute_paths(config: Config) -> Config:
     def full(name: str) -> str:
         return str(Path(name).resolve()) if Path(name).exists() else name
 
-    data = dataclasses.replace(
-        config.data, data=full(config.data.data) if config.data.data != "sample" else "sample"
-    )
-    model = config.model.model
-    if model not in ("minilm", "tiny"):
-        model = full(model)
-    if data.index is not None:  # also one that is not there: the message then says where it was looked for
-        data = dataclasses.replace(data, index=str(Path(data.index).resolve()))
-    return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, model=model))
+    data, model, task = config.data.data, config.model.model, config.task
+    paths = {"data.data": data if data == "sample" else full(data)}
+    paths |= {"model.model": model if model in ("minilm", "tiny") else full(model)}
+    if isinstance(task, ChooseConfig) and task.index is not None:
+        # also one that is not there: the message then says where it was looked for
+        paths |= {"task.index": str(Path(task.index).resolve())}
+    return with_values(config, paths)
 
 
 def smoke(config: Config) -> Config:
     """The same experiment as a toy that ends in seconds: tiny model, few sample rows, short texts, six
     steps."""
     replace = dataclasses.replace
-    data = replace(config.data, data="sample", sample_rows=160, max_length=min(config.data.max_length, 96))
+    # a toy's tokens are bytes
+    data = replace(config.data, data="sample", sample_rows=160, max_cut=1.0)
+    task = config.task
+    if isinstance(task, ChooseConfig):  # the sample's rows have their contexts
+        task = replace(task, index=None, context="auto")
     return replace(
         config,
         smoke=True,
-        # a toy's tokens are bytes, and the sample's rows have their contexts
-        data=replace(data, max_cut=1.0, index=None, context="auto"),
+        data=replace(data, max_length=min(data.max_length, 96)),
+        task=task,
         model=replace(config.model, model="tiny", init="random"),
         adapter=replace(config.adapter, quantize="none"),  # a toy made in memory has no weights to quantize
         optim=replace(config.optim, batch=16, max_steps=6, epochs=1, lr=1e-3, eval_every=3, precision="fp32"),
@@ -97,7 +117,6 @@ def _problems(config: Config) -> list[str]:
         "--sample-rows": data.sample_rows,
         "--max-rows": data.max_rows,
         "--max-length": data.max_length,
-        "--index-passages": data.index_passages,
         "--lora-alpha": adapter.lora_alpha,
         "--batch": optim.batch,
         "--epochs": optim.epochs,
@@ -108,7 +127,6 @@ def _problems(config: Config) -> list[str]:
         "--min-micro-batches": optim.min_micro_batches,
         "--eval-every": optim.eval_every,
         "--devices": compute.devices,
-        "--threads": compute.threads,
         "--log-every": tracking.log_every,
         "--save-every": tracking.save_every,
         "--save-minutes": tracking.save_minutes,
@@ -120,89 +138,105 @@ def _problems(config: Config) -> list[str]:
     limits = {"--max-cut": data.max_cut, "--max-prior": data.max_prior}
     limits |= {"--max-near-duplicates": data.max_near_duplicates}
     shares |= {"--attention-dropout": model.attention_dropout, "--lora-dropout": adapter.lora_dropout}
-    found = [
+    problems = [
         f"{flag} is {value}; it must be above 0 (and finite)"
         for flag, value in positive.items()
         if value is not None and not 0 < value < float("inf")
     ]
-    found += [
+    problems += [
         f"{flag} is {value}; it must be at least 0 and below 1"
         for flag, value in shares.items()
         if value is not None and not 0 <= value < 1
     ]
-    found += [
+    problems += [
         f"{flag} is {value}; it must be from 0 to 1" for flag, value in limits.items() if not 0 <= value <= 1
     ]
     if not 0 <= optim.weight_decay < float("inf"):
-        found.append(f"--weight-decay is {optim.weight_decay}; it must be 0 or more")
+        problems.append(f"--weight-decay is {optim.weight_decay}; it must be 0 or more")
     if not 0 <= optim.seed < 2**32:
-        found.append(f"--seed is {optim.seed}; it must be from 0 to {2**32 - 1}")
+        problems.append(f"--seed is {optim.seed}; it must be from 0 to {2**32 - 1}")
     if compute.devices is not None and optim.batch < compute.devices:
-        found.append(
+        problems.append(
             f"--batch {optim.batch} is smaller than {compute.devices} ranks; use at least {compute.devices}"
         )
     if model.init == "random" and model.freeze != "none":
-        found.append(f"--init random with --freeze {model.freeze} would train on noise; use --freeze none")
-    if compute.threads is not None and compute.threads > MOST_THREADS:
-        found.append(f"--threads is {compute.threads}; use at most {MOST_THREADS}")
-    return found + _adapter_problems(config) + _retrieval_problems(config) + _tracking_problems(config)
+        problems.append(f"--init random with --freeze {model.freeze} would train on noise; use --freeze none")
+    problems += thread_problems(compute.threads)
+    return problems + _adapter_problems(config) + _retrieval_problems(config) + _tracking_problems(config)
 
 
 def validate(config: Config) -> Config:
     """`config` itself, or ValueError with every contradiction at once."""
-    found = _problems(config)
-    if found:
-        raise ValueError("\n".join(found))
+    problems = _problems(config)
+    if problems:
+        raise ValueError("\n".join(problems))
     return config
 
 
+def thread_problems(threads: int | None) -> list[str]:
+    if threads is None or 0 < threads <= MOST_THREADS:
+        return []
+    return [f"--threads is {threads}; it must be from 1 to {MOST_THREADS}"]
+
+
+def refuse_threads(threads: int | None) -> None:
+    """For scripts without a configuration. Raises ValueError."""
+    for problem in thread_problems(threads):
+        raise ValueError(problem)
+
+
 def _tracking_problems(config: Config) -> list[str]:
-    tracking, found = config.tracking, []
+    tracking, problems = config.tracking, []
     if tracking.lint_only and (tracking.seeds > 1 or config.smoke):
-        found.append("--lint-only trains nothing; leave --seeds and --smoke out")
+        problems.append("--lint-only trains nothing; leave --seeds and --smoke out")
     if tracking.name is not None and not re.fullmatch(r"\w[\w .+=,@-]{0,99}", tracking.name):
-        found.append(f"--name is {tracking.name!r}; use a word of up to 100 letters, digits and _ .+=,@-")
-    return found
+        problems.append(f"--name is {tracking.name!r}; use a word of up to 100 letters, digits and _ .+=,@-")
+    return problems
 
 
 def _retrieval_problems(config: Config) -> list[str]:
-    data = config.data
-    found = []
-    if data.context == "retrieved" and data.index is None:
-        found.append("--context retrieved needs an index; add --index FOLDER (scripts/index.py builds one)")
-    if data.context == "ready" and data.index is not None:
-        found.append(f"--context ready never asks --index {data.index}; leave one of them out")
-    if data.index is not None and not data.prompt:
-        found.append(
-            f"--no-prompt leaves the contexts out that --index {data.index} would find; drop one of them"
+    task, problems = config.task, []
+    if not isinstance(task, ChooseConfig):
+        return []
+    if task.index_passages < 1:
+        problems.append(f"--index-passages is {task.index_passages}; it must be above 0")
+    if task.context == "retrieved" and task.index is None:
+        problems.append(
+            "--context retrieved needs an index; add --index FOLDER (scripts/index.py builds one)"
         )
-    return found
+    if task.context == "ready" and task.index is not None:
+        problems.append(f"--context ready never asks --index {task.index}; leave one of them out")
+    if task.index is not None and not task.prompt:
+        problems.append(
+            f"--no-prompt leaves the contexts out that --index {task.index} would find; drop one of them"
+        )
+    return problems
 
 
 def _adapter_problems(config: Config) -> list[str]:
     model, adapter = config.model, config.adapter
-    found = []
+    problems = []
     if adapter.lora_rank < 0:
-        found.append(f"--lora-rank is {adapter.lora_rank}; it must be 0 (no LoRA) or more")
+        problems.append(f"--lora-rank is {adapter.lora_rank}; it must be 0 (no LoRA) or more")
     ranks, alphas = adapter.lora_rank_pattern.values(), adapter.lora_alpha_pattern.values()
     if min(ranks, default=1) < 1 or min(alphas, default=1) <= 0:
-        found.append("--lora-rank-pattern takes ranks from 1, --lora-alpha-pattern numbers above 0")
+        problems.append("--lora-rank-pattern takes ranks from 1, --lora-alpha-pattern numbers above 0")
     if adapter.lora_rank and model.freeze != "none":
-        found.append(
+        problems.append(
             f"--freeze {model.freeze} with --lora-rank {adapter.lora_rank}: LoRA freezes the whole backbone; "
             "use --freeze none, and --lora-layers for the blocks that get LoRA"
         )
     if adapter.lora_rank and model.init == "random" and not config.smoke:
-        found.append("--init random with --lora-rank would train on noise; use --lora-rank 0")
+        problems.append("--init random with --lora-rank would train on noise; use --lora-rank 0")
     if adapter.quantize != "none":
         if model.init == "random" or model.model == "tiny":
-            found.append(
+            problems.append(
                 f"--quantize {adapter.quantize} needs trained weights; use --init pretrained and a --model "
                 "that has some, or --quantize none --lora-rank 0"
             )
         if not adapter.lora_rank and model.freeze != "all":
-            found.append(
+            problems.append(
                 f"--quantize {adapter.quantize}: weights of 4 or 8 bits cannot train; use --lora-rank 16 or "
                 "--freeze all"
             )
-    return found
+    return problems

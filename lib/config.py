@@ -5,7 +5,6 @@ the numbers, and a resume looks for the same experiment.
 """
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_type_hints
@@ -35,8 +34,29 @@ class DataConfig:
     run refuses to start."""
     max_length: int = 512
     """Most tokens of one sequence, special tokens included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """What only one kind of recipe reads. Here nothing; a recipe's own kind has its flags, and no other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig(TaskConfig):
+    """Two texts after a prompt, to be classified."""
+
     prompt: bool = True
-    """Put the prompt (the context) before each text or option."""
+    """Put the prompt before each text."""
+    swap: bool = True
+    """Train on each pair in both orders, where order means nothing; the texts are still encoded once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseConfig(TaskConfig):
+    """A context, a question, and options to choose from."""
+
+    prompt: bool = True
+    """Put the context before each option."""
     index: str | None = None
     """Folder of an index built by scripts/index.py: rows without a context get one from it."""
     index_passages: int = 20
@@ -45,8 +65,6 @@ class DataConfig:
     """Which context is read: the row's own, an index's where there is none (auto), or always an index's."""
     option_score: Literal["mean", "sum"] = "mean"
     """How a language model scores an option: mean or sum of the log-probabilities of its tokens."""
-    swap: bool = True
-    """Train on each pair in both orders, where order means nothing; the texts are still encoded once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +195,7 @@ class Config:
     recipe: Suppress[str] = "arena"
     """The experiment's file in lib/recipes."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    task: OmitArgPrefixes[TaskConfig] = field(default_factory=TaskConfig)
     model: OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
     adapter: OmitArgPrefixes[AdapterConfig] = field(default_factory=AdapterConfig)
     optim: OmitArgPrefixes[OptimConfig] = field(default_factory=OptimConfig)
@@ -187,26 +206,42 @@ class Config:
     included."""
 
 
-MOST_THREADS = 1024  # beyond this a process is refused more of them by the system
-EXPERIMENT = ("recipe", "data", "model", "adapter", "optim", "smoke")  # the parts that decide the numbers
+EXPERIMENT = (
+    "recipe",
+    "data",
+    "task",
+    "model",
+    "adapter",
+    "optim",
+    "smoke",
+)  # the parts that decide the numbers
+# once fields of `data`, whatever the recipe
+MOVED = ("prompt", "index", "index_passages", "context", "option_score", "swap")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(tree: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`. Raises ValueError when a saved configuration has fields this version
-    lacks."""
-    parts = {"data": DataConfig, "model": ModelConfig, "adapter": AdapterConfig, "optim": OptimConfig}
-    parts |= {"compute": ComputeConfig, "tracking": TrackingConfig}
-
+def from_dict(tree: dict[str, Any], task: type[TaskConfig]) -> Config:
+    """The inverse of `to_dict`; `task` is the recipe's kind of task options. Raises ValueError when a saved
+    configuration has fields this version lacks."""
+    kinds: dict[str, Any] = get_type_hints(Config) | {"task": task}
+    values = _as_today(tree, task)
+    parts = {name for name, kind in kinds.items() if dataclasses.is_dataclass(kind)} & values.keys()
     try:
-        return Config(
-            **{key: parts[key](**_restored(value)) if key in parts else value for key, value in tree.items()}
-        )
+        return Config(**values | {name: kinds[name](**_restored(values[name])) for name in parts})
     except TypeError as error:
         raise ValueError(f"configuration of another version: {error}") from error
+
+
+def _as_today(tree: dict[str, Any], task: type[TaskConfig]) -> dict[str, Any]:
+    """A tree from before tasks had options of their own: those that this task reads are moved there."""
+    data = tree.get("data")
+    if "task" in tree or not isinstance(data, dict):
+        return tree
+    own = {part.name: data[part.name] for part in dataclasses.fields(task) if part.name in data}
+    return tree | {"data": {key: value for key, value in data.items() if key not in MOVED}, "task": own}
 
 
 def _restored(values: Any) -> dict[str, Any]:
@@ -218,53 +253,3 @@ def _restored(values: Any) -> dict[str, Any]:
 def experiment(config: Config) -> dict[str, Any]:
     """What decides the numbers, as plain JSON values."""
     return json.loads(json.dumps({key: value for key, value in to_dict(config).items() if key in EXPERIMENT}))
-
-
-def leaves(config: Any) -> dict[str, Any]:
-    """Dotted key -> value of every field of a tree, dictionaries left whole: {"optim.lr": 1e-4}"""
-    found: dict[str, Any] = {}
-    for part in dataclasses.fields(config):
-        value = getattr(config, part.name)
-        if dataclasses.is_dataclass(value):
-            found |= {f"{part.name}.{inner}": item for inner, item in leaves(value).items()}
-        else:
-            found[part.name] = value
-    return found
-
-
-def types(kind: type = Config) -> dict[str, Any]:
-    """Dotted key -> type of every field."""
-    found: dict[str, Any] = {}
-    for name, inner in get_type_hints(kind).items():
-        if dataclasses.is_dataclass(inner):
-            found |= {f"{name}.{key}": item for key, item in types(inner).items()}  # type: ignore[arg-type]
-        else:
-            found[name] = inner
-    return found
-
-
-def with_values(config: Config, values: dict[str, Any]) -> Config:
-    """The same configuration with other values at these dotted keys."""
-    for key, value in values.items():
-        part, _, name = key.rpartition(".")
-        if part:
-            name, value = part, dataclasses.replace(getattr(config, part), **{name: value})
-        config = dataclasses.replace(config, **{name: value})
-    return config
-
-
-def flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    """{"optim": {"lr": 1}} -> {"optim.lr": 1}"""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": item for inner, item in flatten(value).items()}
-        else:
-            flat[key] = value
-    return flat
-
-
-def nearest(word: str, names: list[str]) -> str:
-    """', did you mean X?' or the whole list of names."""
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else "there is: " + ", ".join(sorted(names))

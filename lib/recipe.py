@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-from lib.config import Config, nearest
+from lib.config import Config
+from lib.config_keys import nearest
 
 Row = dict[str, Any]
 Scores = dict[str, float]

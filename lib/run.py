@@ -1,7 +1,7 @@
 """The table of contents: every piece of a run is made and joined here and nowhere else."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from lib.models import adapters, backbone
 from lib.models.freezing import frozen_names
 from lib.models.placement import place
 from lib.recipe import Recipe, Scores
-from lib.runs import lint, resume
+from lib.runs import lint, record, resume
 from lib.runs.folder import RunFolder
 from lib.runs.prepare import Prepared, prepare
 from lib.runs.reading import Read, Reader
@@ -43,9 +43,10 @@ from lib.training.progress import Progress
 from lib.training.signals import StopFlag
 
 
-def train(config: Config, stop: StopFlag | None = None) -> int:
+def train(config: Config, stop: StopFlag | None = None, command: Sequence[str] | None = None) -> int:
     """One run from rows to report. Raises what lib.exits knows; returns 0. `stop`: the flag of whoever trains
-    several, so that no signal is lost between two."""
+    several, so that no signal is lost between two; `command`: what to type for this run. None: what was
+    typed."""
     world = dist.setup(config.compute.threads, stop or StopFlag())
     recipe = recipes.load(config.recipe)
     try:
@@ -56,7 +57,7 @@ def train(config: Config, stop: StopFlag | None = None) -> int:
         if config.tracking.lint_only:
             dist.on_main(lambda: look_through(config, recipe, world))
         else:
-            _train(config, recipe, world)
+            _train(config, recipe, world, command or record.typed())
     finally:
         dist.leave()
     return DONE
@@ -70,11 +71,11 @@ def look_through(config: Config, recipe: Recipe, world: World) -> None:
     speak(f"nothing is beyond its threshold; all of it is in {read.encoded.lint}")
 
 
-def _train(config: Config, recipe: Recipe, world: World) -> None:
+def _train(config: Config, recipe: Recipe, world: World, command: Sequence[str]) -> None:
     held: list[tuple[RunFolder, Read]] = []  # rank 0 keeps the lock of the folder, and holds the rows
 
     def on_rank_0() -> dict[str, Any]:
-        folder, read, prepared = prepare(config, recipe, world)
+        folder, read, prepared = prepare(config, recipe, world, command)
         held.append((folder, read))
         return asdict(prepared)
 

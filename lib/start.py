@@ -1,6 +1,5 @@
 """One ordinary run, in this process or in workers it starts: for the command itself, for seeds and sweeps."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,10 +22,12 @@ def command(config: Config) -> list[str]:
 
 
 def once(config: Config, stop: StopFlag | None = None) -> int:
-    """Train on the devices that the configuration asks for; the exit code."""
+    """Train on the devices that the configuration asks for; the exit code. One of a series has its `stop`,
+    and in run.json the command of this run, not of the series."""
     devices = config.compute.devices or dist.num_devices()
     if devices == 1:
-        return exits.run(lambda: run.train(config, stop))
+        of_series = None if stop is None else command(config)
+        return exits.run(lambda: run.train(config, stop, of_series))
     code = launch(TRAIN, command(config)[1:], devices)
     if stop is not None:
         stop.listen()
@@ -38,7 +39,6 @@ def done_or_trained(config: Config, once: Once) -> tuple[int, RunFolder | None]:
     folder."""
     if config.tracking.resume != "never" and (found := resume.finished(config)):
         return exits.DONE, found
-    sys.argv = command(config)  # run.json keeps the command of this run, not of the series
     code = once(config)
     found = resume.finished(config) if code == exits.DONE else None
     return (code, found) if found or code else (exits.CRASHED, None)

@@ -11,21 +11,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits  # says what to type where packages are missing
-
-# isort: split
-import tyro
-
-from lib.evaluation.compare import compare
+from lib import exits
+from lib.command_line import FlagCreatePairsOff, Positional, options
 
 
 @dataclass(frozen=True)
 class Options:
-    runs: tyro.conf.Positional[tuple[str, ...]]
+    runs: Positional[tuple[str, ...]]
     """Two or more run folders, or timestamps or names of runs; the others are held against the first."""
     split: str = "test"
     """Whose predictions to compare."""
-    common_rows: tyro.conf.FlagCreatePairsOff[bool] = False
+    common_rows: FlagCreatePairsOff[bool] = False
     """Compare even when fewer than 90 % of either run's rows are in common, on those that are."""
     runs_dir: str = "runs"
     """Where timestamps and names are looked up."""
@@ -33,8 +29,10 @@ class Options:
 
 def main() -> None:
     """Ends with 2 (no such run) or 3 (not comparable) after saying what differs."""
-    options = tyro.cli(Options, prog="compare.py", description=__doc__)
-    compare(options.runs, options.split, options.common_rows, options.runs_dir, print)
+    asked = options(Options, __doc__)
+    from lib.evaluation.compare import compare
+
+    compare(asked.runs, asked.split, asked.common_rows, asked.runs_dir, print)
 
 
 if __name__ == "__main__":

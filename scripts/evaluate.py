@@ -6,42 +6,44 @@ Examples:
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits  # says what to type where packages are missing
-
-# isort: split
-import tyro
+from lib import exits
+from lib.command_line import Positional, options
 
 
-def evaluate(
-    run: Annotated[str, tyro.conf.Positional],
-    split: Literal["train", "validation", "test"] | None = None,
-    data: str | None = None,
-    threads: int | None = None,
-    from_artifact: bool = False,
-    runs_dir: str = "runs",
-) -> int:
-    """Score a finished run again, in a fresh process.
+@dataclass(frozen=True)
+class Options:
+    run: Positional[str]
+    """A run's folder, timestamp or name."""
+    split: Literal["train", "validation", "test"] | None = None
+    """Which of the run's own splits. None: test."""
+    data: str | None = None
+    """Score these rows instead (a .csv, .jsonl or .parquet file, a folder, a hub id)."""
+    threads: int | None = None
+    """CPU threads. None: as many as training used, so that the scores are the same bits."""
+    from_artifact: bool = False
+    """Load the best checkpoint back from wandb (a run with --wandb online)."""
+    runs_dir: str = "runs"
+    """Where timestamps and names are looked up."""
 
-    Args:
-        run: A run's folder, timestamp or name.
-        split: Which of the run's own splits. None: test.
-        data: Score these rows instead (a .csv, .jsonl or .parquet file, a folder, a hub id).
-        threads: CPU threads. None: as many as training used, so that the scores are the same bits.
-        from_artifact: Load the best checkpoint back from wandb (a run with --wandb online).
-        runs_dir: Where timestamps and names are looked up.
-    """
+
+def main() -> None:
+    """Score a finished run again, in a fresh process."""
+    asked = options(Options, __doc__)
     from lib.evaluation import summary
     from lib.evaluation.rescore import rescore
     from lib.runs.folder import find
 
-    found = rescore(find(run, runs_dir), split, data, threads, from_artifact)
+    found = rescore(
+        find(asked.run, asked.runs_dir), asked.split, asked.data, asked.threads, asked.from_artifact
+    )
     print("\n".join(summary.table(found["scores"])))
-    if data is None and found["said"] is not None:
+    if asked.data is None and found["said"] is not None:
         same = found["said"]["scores"] == found["scores"]["scores"]
         print(
             "the same to the last digit as training reported" if same else "NOT the same as training reported"
@@ -49,8 +51,7 @@ def evaluate(
         if not same:
             print("\n".join(summary.table(found["said"])))
     print(f"predictions and scores: {found['folder']}")
-    return exits.DONE
 
 
 if __name__ == "__main__":
-    sys.exit(exits.run(lambda: tyro.cli(evaluate, description=__doc__)))
+    sys.exit(exits.run(main))

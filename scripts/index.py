@@ -6,55 +6,55 @@ Examples:
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits  # says what to type where packages are missing
-
-# isort: split
-import tyro
-
+from lib import exits
+from lib.command_line import Positional, options
 from lib.console import speak
 
 
-def index_passages(
-    passages: Annotated[str, tyro.conf.Positional],
-    out: Annotated[Path, tyro.conf.Positional],
-    model: str = "minilm",
-    kind: Literal["auto", "exact", "ivfpq"] = "auto",
-    split: str = "train",
-    revision: str = "main",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
-    max_rejected: float = 0.01,
-    shard_size: int = 8192,
-    threads: int | None = None,
-) -> int:
-    """Build an index of passages. Killed or stopped, the same command goes on.
+@dataclass(frozen=True)
+class Options:
+    passages: Positional[str]
+    """A .jsonl, .csv, .parquet (text, title, id) or .txt file (one a line), or a hub id."""
+    out: Positional[Path]
+    """The index's folder."""
+    model: str = "minilm"
+    """minilm, or the hub id or folder of a sentence-transformers model."""
+    kind: Literal["auto", "exact", "ivfpq"] = "auto"
+    """exact compares a query with every vector; ivfpq compresses them. auto: exact up to a million."""
+    split: str = "train"
+    """Split of a hub data set."""
+    revision: str = "main"
+    """Branch, tag or commit of a hub data set."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the device computes it natively, else fp32."""
+    max_rejected: float = 0.01
+    """Share of broken lines (0 to 1) above which nothing is built."""
+    shard_size: int = 8192
+    """Passages held in memory at a time."""
+    threads: int | None = None
+    """CPU threads. None: all cores."""
 
-    Args:
-        passages: A .jsonl, .csv, .parquet (text, title, id) or .txt file (one a line), or a hub id.
-        out: The index's folder.
-        model: minilm, or the hub id or folder of a sentence-transformers model.
-        kind: exact compares a query with every vector; ivfpq compresses them. auto: exact up to a million.
-        split: Split of a hub data set.
-        revision: Branch, tag or commit of a hub data set.
-        precision: auto: bf16 where the device computes it natively, else fp32.
-        max_rejected: Share of broken lines (0 to 1) above which nothing is built.
-        shard_size: Passages held in memory at a time.
-        threads: CPU threads. None: all cores.
-    """
-    from lib.retrieval import passages as sources
+
+def main() -> None:
+    """Build an index of passages. Killed or stopped, the same command goes on."""
+    asked = options(Options, __doc__)
+    out = asked.out
+    from lib.retrieval import passages
     from lib.retrieval.build import Builder, Settings
 
-    source, settings = sources.find(passages, split, revision), Settings(model, kind, precision, shard_size)
-    record = Builder(source, out, settings, max_rejected, threads).make_index()
+    source = passages.find(asked.passages, asked.split, asked.revision)
+    settings = Settings(asked.model, asked.kind, asked.precision, asked.shard_size)
+    record = Builder(source, out, settings, asked.max_rejected, asked.threads).make_index()
     much = f"{record['num_cut']} of them longer than the {record['max_length']} tokens the model reads"
     cut = f", {much} (it sees their beginning)" if record["num_cut"] else ""
     speak(f"{out}: {record['num_passages']} passages{cut}, {record['kind']}; use it with --index {out}")
-    return exits.DONE
 
 
 if __name__ == "__main__":
-    sys.exit(exits.run(lambda: tyro.cli(index_passages, description=__doc__)))
+    sys.exit(exits.run(main))

@@ -6,47 +6,47 @@ Examples:
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits  # says what to type where packages are missing
-
-# isort: split
-import tyro
+from lib import exits
+from lib.command_line import Positional, options
 
 
-def predict(
-    run: Annotated[str, tyro.conf.Positional],
-    data: str,
-    out: Path | None = None,
-    offload: Path | None = None,
-    threads: int | None = None,
-    runs_dir: str = "runs",
-) -> int:
-    """Write what a finished run's best checkpoint says of new rows.
+@dataclass(frozen=True)
+class Options:
+    run: Positional[str]
+    """A run's folder, timestamp or name."""
+    data: str
+    """The rows (a .csv, .jsonl or .parquet file, a folder, a hub id); they need no label."""
+    out: Path | None = None
+    """The .jsonl file to make. None: predicted/<name of the data>.jsonl in the run's folder."""
+    offload: Path | None = None
+    """Run the model block by block with its weights on the disk, in the memory of two blocks; the index is
+    kept in this folder."""
+    threads: int | None = None
+    """CPU threads. None: as many as training used."""
+    runs_dir: str = "runs"
+    """Where timestamps and names are looked up."""
 
-    Args:
-        run: A run's folder, timestamp or name.
-        data: The rows (a .csv, .jsonl or .parquet file, a folder, a hub id); they need no label.
-        out: The .jsonl file to make. None: predicted/<name of the data>.jsonl in the run's folder.
-        offload: Run the model block by block with its weights on the disk, in the memory of two blocks; the
-            index is kept in this folder.
-        threads: CPU threads. None: as many as training used.
-        runs_dir: Where timestamps and names are looked up.
-    """
-    from lib.evaluation.predict import predict as write
+
+def main() -> None:
+    """Write what a finished run's best checkpoint says of new rows."""
+    asked = options(Options, __doc__)
+    from lib.evaluation.predict import predict
     from lib.runs.folder import find
 
-    found = write(find(run, runs_dir), data, out, offload, threads)
-    print(f"{found.num_rows} rows predicted: {found.path}")
-    if found.num_rejected:
-        print(f"WARNING: {found.num_rejected} malformed rows have no prediction: {found.rejected} says why")
-    if found.submission is not None:
-        print(f"submission: {found.submission}")
-    return exits.DONE
+    written = predict(find(asked.run, asked.runs_dir), asked.data, asked.out, asked.offload, asked.threads)
+    print(f"{written.num_rows} rows predicted: {written.path}")
+    if written.num_rejected:
+        print(
+            f"WARNING: {written.num_rejected} malformed rows have no prediction: {written.rejected} says why"
+        )
+    if written.submission is not None:
+        print(f"submission: {written.submission}")
 
 
 if __name__ == "__main__":
-    sys.exit(exits.run(lambda: tyro.cli(predict, description=__doc__)))
+    sys.exit(exits.run(main))

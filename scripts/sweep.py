@@ -12,13 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits, recipe  # says what to type where packages are missing
-
-# isort: split
-import tyro
-from tyro.conf import OmitArgPrefixes
-
-from lib.command_line import settled, split_recipe
+from lib import exits, recipe
+from lib.command_line import OmitArgPrefixes, over, settled, split_recipe
 from lib.config import Config
 
 
@@ -36,19 +31,17 @@ def main() -> int:
     """Parse and check first, so that --help and mistakes need no torch."""
     name, argv = split_recipe(sys.argv[1:])
     default = recipe.load(name).config
-    options = tyro.cli(
-        Options, default=Options(config=default), args=argv, prog=f"sweep.py {name}", description=__doc__
-    )
-    config = settled(options.config, default)
+    asked = over(Options(config=default), argv, f"sweep.py {name}", __doc__)
+    config = settled(asked.config, default)
     from lib.sweep import space
 
-    found = space.read(options.space, config)
+    found = space.read(asked.space, config)
     from lib.sweep.sweep import sweep
     from lib.training import dist
 
     if dist.under_torchrun():
         raise ValueError("a sweep starts one run after another; leave torchrun out and use --devices N")
-    return sweep(config, found, options.trials)
+    return sweep(config, found, asked.trials)
 
 
 if __name__ == "__main__":

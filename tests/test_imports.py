@@ -39,6 +39,7 @@ LAYERS = (
     ("lib.command_line",),
     (
         "lib.config",
+        "lib.config_keys",
         "lib.exits",
         "lib.console",
         "lib.files",

@@ -17,7 +17,7 @@ import torch
 from lib import exits, recipe, run
 from lib.answers import load as answers_of
 from lib.command_line import parse
-from lib.config import DataConfig
+from lib.config import ChooseConfig, Config, DataConfig
 from lib.data import sources
 from lib.evaluation import hits
 from lib.evaluation.predict import predict
@@ -407,12 +407,16 @@ def test_a_context_is_filled_to_its_last_word() -> None:
     assert fill(ranked, 100) == "one two three four five six seven"
 
 
+def asking(max_length: int = 512, **options: Any) -> Config:
+    return Config(data=DataConfig(max_length=max_length), task=ChooseConfig(**options))
+
+
 def test_a_stopped_retrieval_goes_on_where_it_was(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contexts, "QUERIES", 4)
     rows = [EXAM.to_example({**row, "context": None}) for row in ROWS[:10]]
-    index, config = open_index(str(built)), DataConfig(index_passages=3, max_length=30)
+    index, config = open_index(str(built)), asking(30, index_passages=3)
     whole = contexts.retrieve({"train": rows}, config, index, tmp_path / "whole", lambda: None)
     search, asked = Searcher.search, []
 
@@ -434,9 +438,7 @@ def test_a_stopped_retrieval_goes_on_where_it_was(
     third = contexts.retrieve({"train": rows}, config, index, tmp_path, lambda: None)
     assert asked == [4, 4, 4, 2] and third.lines == whole.lines
     # another length of context is another question
-    contexts.retrieve(
-        {"train": rows}, DataConfig(index_passages=3, max_length=9), index, tmp_path, lambda: None
-    )
+    contexts.retrieve({"train": rows}, asking(9, index_passages=3), index, tmp_path, lambda: None)
     assert asked == [4, 4, 4, 2, 4, 4, 2]
 
 
@@ -484,8 +486,8 @@ def test_minilm_finds_real_passages(tmp_path: Path) -> None:
 def test_which_rows_get_a_context() -> None:
     ready = Example(id="1", question="q", options=["a", "b"], context=["mine"])
     bare = Example(id="2", question="q", options=["a", "b"])
-    assert contexts.wanting([ready, bare], DataConfig()) == [bare]
-    assert contexts.wanting([ready, bare], DataConfig(context="retrieved")) == [ready, bare]
+    assert contexts.wanting([ready, bare], asking()) == [bare]
+    assert contexts.wanting([ready, bare], asking(context="retrieved")) == [ready, bare]
     assert contexts.query_of(bare) == "q a b"
 
 
@@ -507,7 +509,7 @@ def test_contradictions_are_refused_at_once(words: list[str], said: str) -> None
 
 
 def test_an_index_is_named_by_its_full_path() -> None:
-    assert parse(EXAM.config, ["--index", "x"], "test").data.index == str(Path("x").resolve())
+    assert parse(EXAM.config, ["--index", "x"], "test").task.index == str(Path("x").resolve())
 
 
 def test_hits_and_errors_are_counted_by_row() -> None:
@@ -610,11 +612,11 @@ def test_rows_with_a_context_keep_it_unless_told(built: Path, tmp_path: Path) ->
     rows = [EXAM.to_example(row) for row in ROWS[:4]]
     del rows[2]["context"]
     index, file = open_index(str(built)), tmp_path / contexts.FILE
-    config = DataConfig(index_passages=2, max_length=9)
+    config = asking(9, index_passages=2)
     auto = contexts.retrieve({"train": rows}, config, index, tmp_path, lambda: None).splits
     assert ["retrieved" in row for row in auto["train"]] == [False, False, True, False]
     assert auto["train"][0]["context"] == [ROWS[0]["context"]]
-    config = DataConfig(index_passages=2, max_length=9, context="retrieved")
+    config = asking(9, index_passages=2, context="retrieved")
     replaced = contexts.retrieve({"train": rows}, config, index, tmp_path, lambda: None)
     assert all(len(row["retrieved"]) == 2 for row in replaced.splits["train"])
     replaced.write(file)

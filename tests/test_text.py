@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lib import recipe as recipes
-from lib.config import Config, DataConfig, ModelConfig
+from lib.config import Config, DataConfig, ModelConfig, PairConfig
 from lib.data import text
 from lib.data.text import Budgeted, Specials
 from lib.models import backbone, tiny
@@ -241,7 +241,11 @@ def test_texts_keep_their_order_and_a_stop_is_seen_between_chunks(num_texts: int
 
 
 def classify(max_length: int, prompt: bool = True) -> Classify:
-    config = Config(data=DataConfig(max_length=max_length, prompt=prompt), model=ModelConfig(model="tiny"))
+    config = Config(
+        data=DataConfig(max_length=max_length),
+        task=PairConfig(prompt=prompt),
+        model=ModelConfig(model="tiny"),
+    )
     return Classify(recipes.load("arena"), config, backbone.describe(config.model, "encoder"))
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lib.bench.options import Options
 from lib.bench.rounds import BEST, ROOT, Order, arm, compare, heading
 
 ARMS: dict[str, Order] = {
@@ -24,32 +25,31 @@ SLOW: dict[str, Order] = {
 }
 
 
-def common(data: str, rows: int, threads: int, *flags: str) -> Order:
+def common(asked: Options, rows: int, *flags: str) -> Order:
     """What an order of this recipe says; one order of a pair, as the others train."""
-    words = ["--data", data, "--batch", "32", "--no-swap", *flags]
-    return {"recipe": "arena", "flags": words, "rows": rows, "validation_rows": 100, "threads": threads}
+    words = ["--data", asked.data, "--batch", "32", "--no-swap", *flags]
+    return {"recipe": "arena", "flags": words, "rows": rows, "validation_rows": 100, "threads": asked.threads}
 
 
-def main(data: str, rows: int, rounds: int, threads: int, slow: bool) -> None:
+def main(asked: Options) -> None:
     """Print the whole table."""
-    heading(threads)
-    order = common(data, rows, threads)
-    slow_arms = SLOW if slow else {}
-    if slow:  # as the checkpoint comes; half a batch, because a whole one takes 22 GiB
-        dropout = common(data, 16, threads, "--attention-dropout", "0.1")
+    heading(asked.threads)
+    order = common(asked, asked.rows)
+    slow_arms = SLOW if asked.slow else {}
+    if asked.slow:  # as the checkpoint comes; half a batch, because a whole one takes 22 GiB
+        dropout = common(asked, 16, "--attention-dropout", "0.1")
         slow_arms = SLOW | {"the same, attention dropout 0.1": dropout | {"arm": "plain loop", "warm_up": 0}}
-    compare(order, ARMS, rounds, slow_arms)
+    compare(order, ARMS, asked.rounds, slow_arms)
     padding = arm(order | {"arm": "padding", "rows": None, "seed": 0})
     print(f"real / computed tokens: {padding['real_share']:.3f} over an epoch of {padding['rows']} rows")
-    gradient_norms(data, threads)
-    with tempfile.TemporaryDirectory() as folder:
-        inside_a_run(data, rows, rounds, folder)
+    gradient_norms(asked)
+    inside_a_run(asked)
     start_up()
 
 
-def gradient_norms(data: str, threads: int) -> None:
+def gradient_norms(asked: Options) -> None:
     """The same 32 rows, no dropout: the stock Trainer with 4 accumulation steps against the true gradient."""
-    order = common(data, 32, threads, "--dropout", "0", "--max-length", "128") | {"seed": 0}
+    order = common(asked, 32, "--dropout", "0", "--max-length", "128") | {"seed": 0}
     true = arm(order | {"arm": "gradient"})["gradient_norm"]
     rival = BEST | {"accumulate": 4, "best": False, "warm_up": 0, "gradient_only": True}
     for words, value in (("as it comes", None), ("with model_accepts_loss_kwargs=False", False)):
@@ -60,24 +60,13 @@ def gradient_norms(data: str, threads: int) -> None:
         )
 
 
-def train(data: str, rows: int, folder: str, *flags: str) -> list[dict[str, Any]]:
-    """The metrics of a real run of scripts/train.py over `rows` rows."""
-    with tempfile.TemporaryDirectory(dir=folder) as runs:
-        words = [
-            "arena",
-            "--data",
-            data,
-            "--max-rows",
-            str(rows),
-            "--epochs",
-            "1",
-            "--runs-dir",
-            runs,
-            *flags,
-        ]
-        command = [sys.executable, str(ROOT / "scripts" / "train.py"), *words]
+def train(asked: Options, *flags: str) -> list[dict[str, Any]]:
+    """The metrics of a real run of scripts/train.py over the rows."""
+    with tempfile.TemporaryDirectory() as runs:
+        words = ["arena", "--data", asked.data, "--max-rows", str(asked.rows), "--epochs", "1", *flags]
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), *words, "--runs-dir", runs]
         subprocess.run(command, check=True, capture_output=True)
-        (path,) = Path(runs).glob("arena/*/metrics.jsonl")
+        (path,) = Path(runs).glob("arena/2*/metrics.jsonl")
         return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -86,12 +75,12 @@ def rows_per_s(lines: list[dict[str, Any]]) -> float:
     return sum(step["rows"] for step in steps) / sum(step["seconds"] for step in steps)
 
 
-def inside_a_run(data: str, rows: int, rounds: int, folder: str) -> None:
+def inside_a_run(asked: Options) -> None:
     """The loop's overhead, two ranks against one, the exchange of gradients, what a checkpoint stalls."""
     ratios, last = [], []
-    for _ in range(rounds):
-        one = train(data, rows, folder, "--devices", "1", "--threads", "2")
-        last = train(data, rows, folder, "--devices", "2", "--threads", "1", "--save-every", "2")
+    for _ in range(asked.rounds):
+        one = train(asked, "--devices", "1", "--threads", "2")
+        last = train(asked, "--devices", "2", "--threads", "1", "--save-every", "2")
         ratios.append(rows_per_s(last) / rows_per_s(one))
         steps = [line for line in one if line["kind"] == "train"]
         other = 1 - sum(step["busy"] for step in steps) / sum(step["seconds"] for step in steps)
@@ -102,7 +91,7 @@ def inside_a_run(data: str, rows: int, rounds: int, folder: str) -> None:
     print(
         f"two ranks x 1 thread against one rank x 2 threads: {statistics.median(ratios):.2f}, each {ratios}"
     )
-    seconds = arm(common(data, 8, 1) | {"arm": "all-reduce", "seed": 0}, ranks=2)["seconds"]
+    seconds = arm(common(asked, 8) | {"arm": "all-reduce", "seed": 0, "threads": 1}, ranks=2)["seconds"]
     step_s = statistics.mean(line["seconds"] for line in last if line["kind"] == "train")
     print(f"exchange of one gradient: {seconds:.3f} s, {seconds / step_s:.1%} of a step of {step_s:.2f} s")
     stalls = [line["stalled"] for line in last if line["kind"] == "checkpoint"]

@@ -6,29 +6,32 @@ import tempfile
 from pathlib import Path
 
 from lib.bench.models import small_llama
+from lib.bench.options import Options
 from lib.bench.rounds import BEST, Order, arm, compare, heading
 
 HEAD: Order = {"tokens": 4096, "hidden": 256, "vocabulary": 32_000}
 SCORED = 0.1  # share of the positions that carry a score: options of 50 tokens behind 450 of context
 
 
-def main(data: str, tokenizer: str, rows: int, rounds: int, threads: int) -> None:
+def main(asked: Options) -> None:
     """Print both tables."""
-    heading(threads)
+    heading(asked.threads)
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--data", data, "--batch", "16", "--max-length", "512", "--quantize", "none"]
-        words += ["--model", small_llama(tokenizer, Path(folder))]
+        words = ["--data", asked.data, "--batch", "16", "--max-length", "512", "--quantize", "none"]
+        words += ["--model", small_llama(asked.words_of, Path(folder))]
         lora, whole = [*words, "--lora-rank", "16"], [*words, "--lora-rank", "0"]
-        order: Order = {"recipe": "boolq", "flags": lora, "rows": rows, "validation_rows": 100}
-        order |= {"threads": threads}
+        order: Order = {"recipe": "boolq", "flags": lora, "rows": asked.rows, "validation_rows": 100}
+        order |= {"threads": asked.threads}
         arms: dict[str, Order] = {
             "ours, LoRA": {"arm": "ours"},
             "Trainer at its best, same LoRA": BEST,
             "ours, the whole model": {"arm": "ours", "flags": whole},
         }
-        print(f"a Llama of hidden 256, 6 layers, {rows} rows of {data}, batch 16, --max-length 512")
-        compare(order, arms, rounds, {})
-    output_layer(rounds, threads)
+        print(
+            f"a Llama of hidden 256, 6 layers, {asked.rows} rows of {asked.data}, batch 16, --max-length 512"
+        )
+        compare(order, arms, asked.rounds, {})
+    output_layer(asked.rounds, asked.threads)
 
 
 def output_layer(rounds: int, threads: int) -> None:

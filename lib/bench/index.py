@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lib.bench.options import Options
 from lib.bench.rounds import ROOT, heading
 from lib.files import write_lines
 from lib.models import backbone
@@ -34,11 +35,11 @@ Embed = Callable[[list[str]], np.ndarray]
 Took = tuple[float, float]  # seconds by the clock, seconds of the processor
 
 
-def main(data: str, rows: int, rounds: int, threads: int) -> None:
+def main(asked: Options) -> None:
     """Print everything."""
-    torch.set_num_threads(threads)
-    heading(threads)
-    texts = texts_of(data, rows)
+    torch.set_num_threads(asked.threads)
+    heading(asked.threads)
+    texts = texts_of(asked.data, asked.rows)
     embedder, model = Embedder("minilm", "bf16"), encoder()
     arms: dict[str, Embed] = {"ours": lambda some: embedder.embed(some, "passage").vectors}
     tried = {size: clock(lambda size=size: encode(model, texts, size)) for size in (BATCHES[0], *BATCHES)}  # type: ignore[misc]
@@ -47,8 +48,8 @@ def main(data: str, rows: int, rounds: int, threads: int) -> None:
     exact = Embedder("minilm", "fp32").embed(texts[:CHECKED], "passage").vectors
     for name, embed in arms.items():
         print(f"{name}: least cosine to float32 {cosine(embed(texts[:CHECKED]), exact):.5f}", flush=True)
-    compare(arms, texts, rounds)
-    build_memory(texts, threads)
+    compare(arms, texts, asked.rounds)
+    build_memory(texts, asked.threads)
     search_speed()
 
 

@@ -6,23 +6,24 @@ import tempfile
 from pathlib import Path
 
 from lib.bench.models import small_llama
+from lib.bench.options import Options
 from lib.bench.rounds import BEST, Order, arm, compare, heading
 
 
-def main(data: str, tokenizer: str, rows: int, rounds: int, threads: int, slow: bool) -> None:
-    """Print both tables. `tokenizer` is a folder with the decoder's tokenizer (32,000 words, say)."""
-    heading(threads)
+def main(asked: Options) -> None:
+    """Print both tables."""
+    heading(asked.threads)
     # the Trainer keeps all logits of a pass: 4 rows x 5 options x 512 tokens x 32,000 words are 1.2 GiB
     best = {f"Trainer at its best ({16 // n} rows a pass)": BEST | {"accumulate": n} for n in (4, 16)}
     default = {"Trainer at its default": BEST | {"best": False, "accumulate": 4, "warm_up": 0, "rows": 16}}
     with tempfile.TemporaryDirectory() as folder:
-        llama = ["--model", small_llama(tokenizer, Path(folder))]
+        llama = ["--model", small_llama(asked.words_of, Path(folder))]
         for model, flags in (("MiniLM", []), ("Llama of hidden 256, 6 layers", llama)):
-            words = ["--data", data, "--batch", "16", "--max-length", "512", *flags]
-            order: Order = {"recipe": "science_exam", "flags": words, "threads": threads}
-            order |= {"rows": rows, "validation_rows": 40}
-            print(f"\n{model}, {rows} rows of {data}, batch 16, --max-length 512")
-            compare(order, {"ours": {"arm": "ours"}} | best, rounds, default if slow else {})
+            words = ["--data", asked.data, "--batch", "16", "--max-length", "512", *flags]
+            order: Order = {"recipe": "science_exam", "flags": words, "threads": asked.threads}
+            order |= {"rows": asked.rows, "validation_rows": 40}
+            print(f"\n{model}, {asked.rows} rows of {asked.data}, batch 16, --max-length 512")
+            compare(order, {"ours": {"arm": "ours"}} | best, asked.rounds, default if asked.slow else {})
             padding = arm(order | {"arm": "padding", "rows": None, "seed": 0})
             print(
                 f"real / computed tokens: {padding['real_share']:.3f} over an epoch of {padding['rows']} rows"

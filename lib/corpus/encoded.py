@@ -66,8 +66,8 @@ class Encoded:
 def key_of(fingerprints: dict[str, str], config: Config) -> str:
     """Of everything that decides an entry (rows, tokenizer, model, code, options); rather too much than too
     little."""
-    decides = {"tokenizers": version("tokenizers"), "options": asdict(config.data), **fingerprints}
-    return digest({"recipe": config.recipe, **decides})[:16]
+    decides = {"tokenizers": version("tokenizers"), "options": [asdict(config.data), asdict(config.task)]}
+    return digest({"recipe": config.recipe, **decides, **fingerprints})[:16]
 
 
 def encode(corpus: Corpus, task: Task, above: Path, key: str, between: Callable[[], None]) -> Encoded:

@@ -13,7 +13,8 @@ from typing import Any
 
 from lib import recipe as recipes
 from lib.answers import load as answers_of
-from lib.config import flatten
+from lib.config import to_dict
+from lib.config_keys import flatten
 from lib.evaluation import bootstrap
 from lib.evaluation.bootstrap import Interval, signed
 from lib.exits import DONE, CheckError
@@ -54,9 +55,9 @@ class Run:
 
 def read(letter: str, path: Path, split: str) -> Run:
     """A run, finished or not. Raises ValueError when a finished one has no predictions of this split."""
-    files = [path / f"{name}.json" for name in ("config", "run", "scores")]
-    config, record, scores = (read_json(file) if file.is_file() else {} for file in files)
-    run = Run(letter, path, flatten(config), record, scores)
+    files = [path / f"{name}.json" for name in ("run", "scores")]
+    record, scores = (read_json(file) if file.is_file() else {} for file in files)
+    run = Run(letter, path, flatten(to_dict(RunFolder(path).config())), record, scores)
     status, file = RunFolder(path).status(), RunFolder(path).predictions(split)
     if status.get("exit_code") != DONE:
         run.problem = f"{letter} is not finished (phase: {status.get('phase', 'unknown')})"

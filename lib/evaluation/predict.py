@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lib.answers import load as answers_of
-from lib.config import MOST_THREADS
+from lib.command_line import refuse_threads
 from lib.corpus.corpus import OTHER
 from lib.evaluation.trained import TrainedRun
 from lib.files import write_csv, write_lines
@@ -28,8 +28,7 @@ class Written:
 def predict(path: Path, data: str, out: Path | None, offload: Path | None, threads: int | None) -> Written:
     """Write what the run's best checkpoint says of every row of `data`. Raises ValueError (no such run, bad
     rows, a file in the way), RepeatsError (damaged checkpoint), StoppedError."""
-    if threads is not None and not 0 < threads <= MOST_THREADS:
-        raise ValueError(f"--threads is {threads}; it must be from 1 to {MOST_THREADS}")
+    refuse_threads(threads)
     if offload is not None:
         give_back_at_once()
     run = TrainedRun.open(path)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lib.config import MOST_THREADS
+from lib.command_line import refuse_threads
 from lib.corpus.corpus import OTHER, Corpus
 from lib.data import splits
 from lib.evaluation import scoring
@@ -22,8 +22,7 @@ def rescore(
     in training)."""
     if split is not None and data is not None:
         raise ValueError(f"--split {split} is a split of the run's own rows; leave it out with --data")
-    if threads is not None and not 0 < threads <= MOST_THREADS:
-        raise ValueError(f"--threads is {threads}; it must be from 1 to {MOST_THREADS}")
+    refuse_threads(threads)
     run = TrainedRun.open(path, from_artifact)
     world = run.world(threads)
     corpus, split = run.corpus(), split or "test"

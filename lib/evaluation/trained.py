@@ -75,7 +75,7 @@ class TrainedRun:
         """The run's own rows, as they were. Raises ValueError (they are gone), CheckError (they changed)."""
         corpus = Corpus.read(self.config.data, self.recipe).complete()
         if (file := self.folder.path / contexts.FILE).is_file():
-            corpus = corpus.with_splits(contexts.kept(corpus.splits, self.config.data, file))
+            corpus = corpus.with_splits(contexts.kept(corpus.splits, self.config, file))
         self._check(corpus.fingerprints())
         return corpus
 
@@ -86,7 +86,7 @@ class TrainedRun:
 
     def index(self) -> Index | None:
         """The one that the run's contexts came from. Raises CheckError when it changed."""
-        index = contexts.check(self.config.data, self.recipe)
+        index = contexts.check(self.config)
         if index is not None:
             self._check({"index": index.fingerprint})
         return index
@@ -94,7 +94,7 @@ class TrainedRun:
     def retrieved(self, corpus: Corpus, index: Index, world: World) -> Retrieved:
         """Contexts for other rows."""
         runs, between = self.folder.path.parent, world.stop.raise_if_requested
-        return contexts.retrieve(corpus.splits, self.config.data, index, runs, between)
+        return contexts.retrieve(corpus.splits, self.config, index, runs, between)
 
     def _check(self, now: dict[str, str]) -> None:
         before = self.folder.record()["fingerprints"]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lib import hub
-from lib.config import Config, flatten, to_dict
+from lib.config import Config, to_dict
+from lib.config_keys import flatten
 from lib.data import text
 from lib.data.splits import side_of
 from lib.evaluation.bootstrap import Interval
@@ -154,8 +155,8 @@ def _settings(config: Config) -> dict[str, Any]:
     """Dotted key -> value of everything that decides numbers, paths cut to their last part."""
     parts = {key: value for key, value in to_dict(config).items() if key not in HIDDEN}
     flat = flatten(parts)
-    for key in ("data.data", "data.index", "model.model"):
-        if flat[key] and Path(flat[key]).exists():
+    for key in ("data.data", "task.index", "model.model"):
+        if flat.get(key) and Path(flat[key]).exists():
             flat[key] = Path(flat[key]).name
     return flat
 
@@ -193,6 +194,6 @@ def _example(recipe: Recipe, config: Config) -> Example:
     """A generated row, so that no data set's text is published: the first test row of a run on samples."""
     examples = [recipe.to_example(row) for row in recipe.sample(max(100, config.data.sample_rows), 0)]
     found = next(example for example in examples if side_of(example["group"]) == "test")
-    if not config.data.prompt:
+    if not getattr(config.task, "prompt", True):
         found.pop("context", None)
     return found

@@ -13,13 +13,14 @@ import json
 import random
 from collections.abc import Sequence
 
-from lib.config import Config, DataConfig, ModelConfig, OptimConfig
+from lib.config import Config, DataConfig, ModelConfig, OptimConfig, PairConfig
 from lib.evaluation import metrics
 from lib.recipe import Example, Prediction, Recipe, Row, Scores
 
 CONFIG = Config(
     recipe="arena",
     data=DataConfig(data="sample", max_length=512),
+    task=PairConfig(),
     model=ModelConfig(model="minilm"),
     optim=OptimConfig(batch=32, epochs=3, lr=1e-4),
 )

@@ -14,7 +14,7 @@ import random
 from collections.abc import Sequence
 from string import ascii_uppercase
 
-from lib.config import Config, DataConfig, ModelConfig, OptimConfig
+from lib.config import ChooseConfig, Config, DataConfig, ModelConfig, OptimConfig
 from lib.evaluation import metrics
 from lib.recipe import Example, Prediction, Recipe, Row, Scores
 
@@ -22,6 +22,7 @@ CONFIG = Config(
     recipe="science_exam",
     # contexts are longer than they need be, the best of them first: that they are cut is no fault
     data=DataConfig(data="sample", max_length=512, max_cut=1.0),
+    task=ChooseConfig(),
     model=ModelConfig(model="minilm"),
     optim=OptimConfig(batch=16, epochs=3, lr=1e-4),
 )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib.config import MOST_THREADS
+from lib.command_line import refuse_threads
 from lib.console import Meter, speak
 from lib.data import splits
 from lib.data.sources import Rejected
@@ -63,8 +63,7 @@ class Builder:
     ) -> None:
         if not 0 <= max_rejected < 1:
             raise ValueError(f"--max-rejected is {max_rejected}; it must be at least 0 and below 1")
-        if threads is not None and not 0 < threads <= MOST_THREADS:
-            raise ValueError(f"--threads is {threads}; it must be from 1 to {MOST_THREADS}")
+        refuse_threads(threads)
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
         self.source, self.out, self.settings = source, out, settings
         self.max_rejected, self.stop = max_rejected, StopFlag()

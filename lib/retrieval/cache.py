@@ -14,9 +14,10 @@ from lib.source_code import fingerprint
 class Cache:
     """query -> Found, for one index, one way to search and one version of the code that searches."""
 
-    def __init__(self, folder: Path, index: Index, num_passages: int, num_words: int) -> None:
+    def __init__(self, folder: Path, index: Index, num_passages: int, max_length: int) -> None:
+        self.num_passages, self.max_length = num_passages, max_length
         code = fingerprint(["lib.retrieval.search"])
-        decides = json.dumps([index.fingerprint, num_passages, num_words, code])
+        decides = json.dumps([index.fingerprint, num_passages, max_length, code])
         self.file = folder / f"{hashlib.sha256(decides.encode()).hexdigest()[:16]}.jsonl"
         self.contexts: dict[str, Found] = {}
         for line in self.file.read_bytes().split(b"\n") if self.file.is_file() else ():

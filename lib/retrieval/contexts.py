@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.config import DataConfig
+from lib.config import ChooseConfig, Config
 from lib.console import Meter
 from lib.files import read_lines, write_lines
-from lib.recipe import Example, Recipe
+from lib.recipe import Example
 from lib.retrieval.cache import Cache
 from lib.retrieval.folder import Index, open_index
 from lib.retrieval.search import QUERIES, Found, Searcher
@@ -22,16 +22,11 @@ CACHE = ".contexts"  # beside the runs of a recipe
 Splits = dict[str, list[Example]]
 
 
-def check(config: DataConfig, recipe: Recipe) -> Index | None:
+def check(config: Config) -> Index | None:
     """The index that `config` names, before anything is read. Raises ValueError or CheckError when it cannot
     be used."""
-    if config.index is None:
-        return None
-    if recipe.task != "choose":
-        raise ValueError(
-            "--index finds contexts for questions with options; this recipe has none, leave it out"
-        )
-    return open_index(config.index)
+    task = config.task
+    return open_index(task.index) if isinstance(task, ChooseConfig) and task.index is not None else None
 
 
 def query_of(example: Example) -> str:
@@ -39,9 +34,10 @@ def query_of(example: Example) -> str:
     return " ".join([example["question"], *example["options"]])
 
 
-def wanting(examples: list[Example], config: DataConfig) -> list[Example]:
+def wanting(examples: list[Example], config: Config) -> list[Example]:
     """The rows that are to get a context."""
-    return [row for row in examples if config.context == "retrieved" or "context" not in row]
+    assert isinstance(config.task, ChooseConfig), "only questions with options get contexts"
+    return [row for row in examples if config.task.context == "retrieved" or "context" not in row]
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Retrieved:
 
 
 def retrieve(
-    splits: Splits, config: DataConfig, index: Index, runs: Path, between: Callable[[], None]
+    splits: Splits, config: Config, index: Index, runs: Path, between: Callable[[], None]
 ) -> Retrieved:
     """Contexts for the rows that are to get one. What is found is kept under `runs` at once. `between` runs
     now and then and may raise to stop."""
@@ -67,7 +63,8 @@ def retrieve(
     if not rows:
         fact = "every row has a context of its own: --index is not asked (--context retrieved would)"
         return Retrieved(splits, [], [fact])
-    cache = Cache(runs / CACHE, index, config.index_passages, config.max_length)
+    assert isinstance(config.task, ChooseConfig)
+    cache = Cache(runs / CACHE, index, config.task.index_passages, config.data.max_length)
     queries = list(dict.fromkeys(map(query_of, rows)))
     # whole groups, the same whenever it is asked: vectors round by what they are embedded with
     groups = [queries[begin : begin + QUERIES] for begin in range(0, len(queries), QUERIES)]
@@ -77,34 +74,32 @@ def retrieve(
     if len(new) < len(groups):
         facts.append(f"{len(queries) - sum(map(len, new))} of them were found before, by {cache.file}")
     if new:
-        facts += _search(new, config, index, cache, between)
+        facts += _search(new, index, cache, between)
     by_id = {row["id"]: cache[query_of(row)] for row in rows}
     lines = [found.as_line(identity) for identity, found in by_id.items()]
     return Retrieved(_put(splits, config, by_id), lines, facts)
 
 
-def _search(
-    groups: list[list[str]], config: DataConfig, index: Index, cache: Cache, between: Callable[[], None]
-) -> list[str]:
+def _search(groups: list[list[str]], index: Index, cache: Cache, between: Callable[[], None]) -> list[str]:
     """Fill the cache; what is to be said of it."""
     searcher = Searcher(index)
     with Meter(sum(map(len, groups)), "queries") as meter:
         for group in groups:
-            cache.add(group, searcher.search(group, config.index_passages, config.max_length, between))
+            cache.add(group, searcher.search(group, cache.num_passages, cache.max_length, between))
             meter.step(meter.done + len(group))
     if not searcher.num_cut:
         return []
     return [f"{searcher.num_cut} queries were longer than {searcher.embedder.max_length} tokens and cut"]
 
 
-def kept(splits: Splits, config: DataConfig, file: Path) -> Splits:
+def kept(splits: Splits, config: Config, file: Path) -> Splits:
     """The rows with the contexts that were found when the run began; a row that is not among them stays
     without, and the fingerprint of the data tells."""
     by_id = {line["id"]: Found.of_line(line) for line in read_lines(file)}
     return _put(splits, config, by_id)
 
 
-def _put(splits: Splits, config: DataConfig, found: dict[str, Found]) -> Splits:
+def _put(splits: Splits, config: Config, found: dict[str, Found]) -> Splits:
     return {
         split: [
             _with_context(row, found[row["id"]]) if row["id"] in found and wanting([row], config) else row

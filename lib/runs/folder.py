@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lib import recipe as recipes
 from lib.config import Config, from_dict, to_dict
 from lib.files import Lock, read_json, write_csv, write_json, write_lines
 
@@ -94,7 +95,8 @@ class RunFolder(Folder):
         """Raises ValueError when this is no run folder."""
         if not (self.path / "config.json").is_file():
             raise ValueError(f"{self.path} is no run folder (it has no config.json)")
-        return from_dict(read_json(self.path / "config.json"))
+        tree = read_json(self.path / "config.json")
+        return from_dict(tree, type(recipes.load(tree.get("recipe", "")).config.task))
 
     def write_config(self, config: Config) -> None:
         write_json(self.path / "config.json", to_dict(config))

@@ -1,7 +1,9 @@
 """What happens before any weight is loaded, on rank 0 alone: the rows, their token ids, the run folder, every
 check."""
 
+import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,11 @@ class Prepared:
         return Path(self.checkpoint) if self.checkpoint else None
 
 
-def prepare(config: Config, recipe: Recipe, world: World) -> tuple[RunFolder, Read, Prepared]:
-    """The locked folder, the rows, and the facts. A new run that is refused leaves nothing behind but its
-    rejected rows."""
+def prepare(
+    config: Config, recipe: Recipe, world: World, command: Sequence[str]
+) -> tuple[RunFolder, Read, Prepared]:
+    """The locked folder, the rows, and the facts. `command` is kept in run.json. A new run that is
+    refused leaves nothing behind but its rejected rows."""
     decision = resume.decide(config)
     begun = _begun(decision.folder)
     settled = resume.settled(config, model_commit=begun.get("model_commit"))
@@ -62,6 +66,7 @@ def prepare(config: Config, recipe: Recipe, world: World) -> tuple[RunFolder, Re
         checkpoint.clean(folder.checkpoints)
         last = checkpoint.newest_verified(folder.checkpoints, facts.append) if decision.folder else None
         _write_record(folder, config, read, reader.task, world)
+        folder.write_record(command=shlex.join(command))
     except BaseException as error:
         _abandon(folder, decision.folder is None, error)
         raise
@@ -134,7 +139,6 @@ def _write_record(folder: RunFolder, config: Config, read: Read, task: Task, wor
         fingerprints=read.fingerprints,
         licence=corpus.recipe.licence,
         environment=record.environment(world),
-        command=record.command(),
         model_commit=task.described.commit,
         experiment=experiment(config),
     )

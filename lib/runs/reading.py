@@ -47,7 +47,7 @@ class Reader:
         """Raises ValueError when the configuration cannot work with its model, or has no such index."""
         task = make_task(recipe, config)
         task.check()
-        return Reader(config, task, contexts.check(config.data, recipe), between)
+        return Reader(config, task, contexts.check(config), between)
 
     @property
     def runs(self) -> Path:
@@ -83,7 +83,7 @@ class Reader:
         """With the contexts that were found when the run began, or that are found now and kept."""
         file = folder.path / contexts.FILE
         if self.index is not None and file.is_file():
-            rows = contexts.kept(corpus.splits, self.config.data, file)
+            rows = contexts.kept(corpus.splits, self.config, file)
             return corpus.with_splits(rows), [f"contexts as they were found when the run began: {file}"]
         return self._retrieved(corpus, file)
 
@@ -91,7 +91,7 @@ class Reader:
         """With contexts for the rows that want one; what was found is kept in `file`."""
         if self.index is None:
             return corpus, []
-        retrieved = contexts.retrieve(corpus.splits, self.config.data, self.index, self.runs, self.between)
+        retrieved = contexts.retrieve(corpus.splits, self.config, self.index, self.runs, self.between)
         facts = retrieved.facts
         if file is not None and retrieved.lines:
             retrieved.write(file)

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -59,6 +58,6 @@ def base_fingerprint(
     return {"base": backbone.fingerprint(weights or state, base)} if base else {}
 
 
-def command() -> str:
-    """What was typed."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+def typed() -> list[str]:
+    """The command that started this process."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lib.config import Config, experiment, flatten
+from lib.config import Config, experiment
+from lib.config_keys import flatten
 from lib.console import speak
 from lib.exits import DONE, CheckError
 from lib.files import read_json

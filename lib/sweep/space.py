@@ -8,14 +8,15 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lib import recipe as recipes
 from lib.answers import first_score
 from lib.command_line import validate
-from lib.config import Config, leaves, nearest, types, with_values
+from lib.config import Config
+from lib.config_keys import leaves, nearest, types, with_values
 from lib.recipe import Recipe
 from lib.sweep import kinds
 
@@ -38,6 +39,8 @@ class Parameter:
     name: str
     """As the file says it: `lr` or `optim.lr`."""
     key: str
+    type: Any = None
+    """Of the field."""
     values: tuple[Any, ...] = ()
     low: float = 0.0
     high: float = 0.0
@@ -81,7 +84,7 @@ def read(path: str | None, config: Config) -> Space:
     if not isinstance(found, dict) or not found:
         problems.append('"parameters" must name at least one, {"lr": {"min": 1e-5, "max": 1e-3}} say')
         found = {}
-    parameters = tuple(_parameters(found, problems.append))
+    parameters = tuple(_parameters(found, types(config), problems.append))
     if path is not None and not config.smoke:
         problems += _given_twice(parameters, config, recipe)
     if config.smoke:
@@ -139,9 +142,10 @@ def _metric(tree: dict[str, Any], recipe: Recipe, say: Callable[[str], None]) ->
     return goal
 
 
-def _parameters(tree: dict[str, Any], say: Callable[[str], None]) -> Iterator[Parameter]:
+def _parameters(
+    tree: dict[str, Any], known: dict[str, Any], say: Callable[[str], None]
+) -> Iterator[Parameter]:
     """The good ones; the others are said."""
-    known = types()
     by_word = {key.rpartition(".")[2]: key for key in known}
     seen: dict[str, str] = {}
     for name, spec in tree.items():
@@ -158,7 +162,7 @@ def _parameters(tree: dict[str, Any], say: Callable[[str], None]) -> Iterator[Pa
         else:
             seen[key] = name
             try:
-                yield _parameter(name, key, known[key], spec)
+                yield replace(_parameter(name, key, known[key], spec), type=known[key])
             except ValueError as error:
                 say(f"{name}: {error}")
 
@@ -186,7 +190,7 @@ def _parameter(name: str, key: str, kind: Any, spec: Any) -> Parameter:
         values = [kinds.restored(value, kind) for value in values]
         if doubled := [value for value in values if values.count(value) > 1]:
             raise ValueError(f"{doubled[0]!r} stands there twice")
-        return Parameter(name, key, tuple(values))
+        return Parameter(name, key, values=tuple(values))
     return _range(name, key, kind, form, spec["min"], spec["max"])
 
 
@@ -224,8 +228,9 @@ def _range(name: str, key: str, kind: Any, form: str, low: Any, high: Any) -> Pa
         whole = "; int_uniform gives whole ones" if kinds.fits(1, kind) else ""
         raise ValueError(f"a range of {form} does not fit, it takes a {kinds.in_words(kind)}{whole}")
     if form == "int_uniform":
-        return Parameter(name, key, (), low, high, "whole")
-    return Parameter(name, key, (), float(low), float(high), "log" if form.startswith("log") else "linear")
+        return Parameter(name, key, low=low, high=high, kind="whole")
+    scale: Literal["log", "linear"] = "log" if form.startswith("log") else "linear"
+    return Parameter(name, key, low=float(low), high=float(high), kind=scale)
 
 
 def _given_twice(parameters: tuple[Parameter, ...], config: Config, recipe: Recipe) -> list[str]:
@@ -257,7 +262,7 @@ def contradictions(space: Space, config: Config) -> list[str]:
 
 def taken(item: Parameter, value: Any) -> Any:
     """`value` as the configuration keeps it. Raises ValueError when it is none of this parameter's."""
-    kept = kinds.restored(value, types()[item.key]) if kinds.fits(value, types()[item.key]) else None
+    kept = kinds.restored(value, item.type) if kinds.fits(value, item.type) else None
     if item.values:
         if kept not in item.values:
             raise ValueError(f"{item.name} is {value!r}; it must be one of {item.values}")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.config import Config
+from lib.config import ChooseConfig, Config
 from lib.data import text
 from lib.data.collate import group, matrix
 from lib.data.rows import EncodedRow, Rows
@@ -40,14 +40,16 @@ class Choose(ModelTask):
         super().__init__(recipe, config, described, _kind(described.config))
         self.counts |= {"contexts cut": 0, "context tokens cut": 0}
         self.question = QUESTION[self.kind]
+        assert isinstance(config.task, ChooseConfig), "a recipe of this task has task=ChooseConfig(...)"
+        self.options = config.task
 
     def check(self) -> None:
         super().check()
         name, kind = self.described.name, self.model_type
         if self.kind == "encoder":
-            if self.config.data.option_score != "mean":
+            if self.options.option_score != "mean":
                 raise ValueError(
-                    f"--option-score {self.config.data.option_score}: {name} has a head that scores options, "
+                    f"--option-score {self.options.option_score}: {name} has a head that scores options, "
                     "not their tokens; leave it out"
                 )
             return
@@ -68,7 +70,7 @@ class Choose(ModelTask):
             raise ValueError(f"--max-length {length} is more than {name} looks back; use at most {window}")
 
     def encode(self, examples: list[Example], between: Callable[[], None] = lambda: None) -> list[EncodedRow]:
-        use_context, template = self.config.data.prompt, self.question
+        use_context, template = self.options.prompt, self.question
         texts: list[str] = []
         for example in examples:
             texts += example.get("context", []) if use_context else []
@@ -131,7 +133,7 @@ class Choose(ModelTask):
             pooling = backbone.pooling(self.described.config, config.model.pooling)
             return choosers.OptionEncoder(base, pooling, frozen, config.optim.seed)
         model = choosers.CausalChooser if self.kind == "causal" else choosers.Seq2SeqChooser
-        return model(base, config.data.option_score, frozen)
+        return model(base, self.options.option_score, frozen)
 
     def collate(self, rows: Rows, indices: tuple[int, ...]) -> LabelledBatch:
         sequences = [rows.sequences_of(row) for row in indices]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.config import Config
+from lib.config import Config, PairConfig
 from lib.data import text
 from lib.data.collate import group
 from lib.data.rows import EncodedRow, Rows
@@ -30,6 +30,9 @@ class Classify(ModelTask):
         super().__init__(recipe, config, described, "encoder")
         self.counts |= {"contexts cut": 0, "texts cut": 0}
         self.num_texts = len(recipe.to_example(recipe.sample(1, 0)[0])["texts"])
+        pair = config.task if isinstance(config.task, PairConfig) else None
+        self.use_context = pair is None or pair.prompt
+        self.both_orders = pair is not None and pair.swap and recipe.swapped_labels is not None
 
     def check(self) -> None:
         if self.described.config.is_encoder_decoder:
@@ -39,16 +42,15 @@ class Classify(ModelTask):
         super().check()
 
     def encode(self, examples: list[Example], between: Callable[[], None] = lambda: None) -> list[EncodedRow]:
-        use_context = self.config.data.prompt
         turns: list[str] = []
         for example in examples:
-            turns += chain(example.get("context", []) if use_context else [], *example["texts"])
+            turns += chain(example.get("context", []) if self.use_context else [], *example["texts"])
         tokens = iter(text.tokenize(self.tokenizer, turns, between))
-        return [self._encode_one(example, tokens, use_context) for example in examples]
+        return [self._encode_one(example, tokens) for example in examples]
 
-    def _encode_one(self, example: Example, tokens: Any, use_context: bool) -> EncodedRow:
+    def _encode_one(self, example: Example, tokens: Any) -> EncodedRow:
         join, separator = text.join_turns, self.specials.separator
-        has_context = use_context and "context" in example
+        has_context = self.use_context and "context" in example
         context = join([next(tokens) for _ in example["context"]], separator) if has_context else None
         pieces = [join([next(tokens) for _ in turns], separator) for turns in example["texts"]]
         fitted = [text.fit(context, piece, self.specials, self.config.data.max_length) for piece in pieces]
@@ -67,7 +69,7 @@ class Classify(ModelTask):
             num_texts=self.num_texts,
             num_outputs=1 if num_labels == 2 else num_labels,
             pooling=backbone.pooling(self.described.config, config.model.pooling),
-            both_orders=config.data.swap and self.recipe.swapped_labels is not None,
+            both_orders=self.both_orders,
             frozen=frozen,
             seed=config.optim.seed,
         )
