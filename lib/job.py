@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lib.config import Config
+from lib.process.world import World
 from lib.recipe import Recipe
 from lib.runs.folder import RunFolder
-from lib.tracking import Tracker
-from lib.training.dist import World
+from lib.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

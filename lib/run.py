@@ -10,43 +10,46 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from lib import recipe as recipes
+from lib.base.console import speak
+from lib.base.exits import BAD_INPUT, CRASHED, DONE, code_of
+from lib.base.files import write_json
 from lib.config import Config
-from lib.console import speak
+from lib.corpus import lint
 from lib.corpus.corpus import PROBES
 from lib.corpus.encoded import Encoded
 from lib.data.loader import Loader, evaluation_batches
 from lib.data.rows import Rows
-from lib.evaluation import scoring, summary
+from lib.evaluation import scoring
 from lib.evaluation.predictor import Predictor
-from lib.evaluation.report import write_report
 from lib.evaluation.trained import TrainedRun
-from lib.exits import BAD_INPUT, CRASHED, DONE, code_of
-from lib.files import write_json
 from lib.job import Job
 from lib.models import adapters, backbone
 from lib.models.freezing import frozen_names
 from lib.models.placement import place
+from lib.process import dist
+from lib.process.signals import StopFlag
+from lib.process.world import World
 from lib.recipe import Recipe, Scores
-from lib.runs import lint, record, resume
+from lib.reports import summary
+from lib.reports.report import write_report
+from lib.runs import record, resume
 from lib.runs.folder import RunFolder
 from lib.runs.prepare import Prepared, prepare
 from lib.runs.reading import Read, Reader
 from lib.runs.record import base_fingerprint
 from lib.task import Task
 from lib.tasks import make as make_task
-from lib.tracking import Tracker, clock
-from lib.training import checkpoint, dist, loop, memory
+from lib.tracking.tracker import Tracker, clock
+from lib.training import checkpoint, loop, memory
 from lib.training.ddp import Ddp
-from lib.training.dist import World
 from lib.training.engine import Engine, MakeBatch
 from lib.training.progress import Progress
-from lib.training.signals import StopFlag
 
 
 def train(config: Config, stop: StopFlag | None = None, command: Sequence[str] | None = None) -> int:
-    """One run from rows to report. Raises what lib.exits knows; returns 0. `stop`: the flag of whoever trains
-    several, so that no signal is lost between two; `command`: what to type for this run. None: what was
-    typed."""
+    """One run from rows to report. Raises what lib.base.exits knows; returns 0. `stop`: the flag of whoever
+    trains several, so that no signal is lost between two; `command`: what to type for this run (None: what
+    was typed)."""
     world = dist.setup(config.compute.threads, stop or StopFlag())
     recipe = recipes.load(config.recipe)
     try:

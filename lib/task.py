@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from lib.data.loader import Costs
 from lib.data.rows import EncodedRow, Rows
+from lib.process.world import World
 from lib.recipe import Example, Prediction
-from lib.training.dist import World
 
 
 class Batch(Protocol):

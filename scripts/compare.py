@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits
+from lib.base import exits
 from lib.command_line import FlagCreatePairsOff, Positional, options
 
 
@@ -30,7 +30,7 @@ class Options:
 def main() -> None:
     """Ends with 2 (no such run) or 3 (not comparable) after saying what differs."""
     asked = options(Options, __doc__)
-    from lib.evaluation.compare import compare
+    from lib.reports.compare import compare
 
     compare(asked.runs, asked.split, asked.common_rows, asked.runs_dir, print)
 

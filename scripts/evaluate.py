@@ -12,7 +12,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits
+from lib.base import exits
 from lib.command_line import Positional, options
 
 
@@ -35,8 +35,8 @@ class Options:
 def main() -> None:
     """Score a finished run again, in a fresh process."""
     asked = options(Options, __doc__)
-    from lib.evaluation import summary
     from lib.evaluation.rescore import rescore
+    from lib.reports import summary
     from lib.runs.folder import find
 
     found = rescore(

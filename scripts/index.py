@@ -12,9 +12,9 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits
+from lib.base import exits
+from lib.base.console import speak
 from lib.command_line import Positional, options
-from lib.console import speak
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits
+from lib.base import exits
 from lib.command_line import Positional, options
 
 

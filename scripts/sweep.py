@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits, recipe
+from lib import recipe
+from lib.base import exits
 from lib.command_line import OmitArgPrefixes, over, settled, split_recipe
 from lib.config import Config
 
@@ -36,8 +37,8 @@ def main() -> int:
     from lib.sweep import space
 
     found = space.read(asked.space, config)
+    from lib.process import dist
     from lib.sweep.sweep import sweep
-    from lib.training import dist
 
     if dist.under_torchrun():
         raise ValueError("a sweep starts one run after another; leave torchrun out and use --devices N")

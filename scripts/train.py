@@ -12,9 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits, recipe
+from lib import recipe
+from lib.base import exits
+from lib.base.console import speak
 from lib.command_line import parse, split_recipe
-from lib.console import speak
 
 
 def main() -> int:
@@ -22,15 +23,15 @@ def main() -> int:
     name, argv = split_recipe(sys.argv[1:])
     config = parse(recipe.load(name).config, argv, f"scripts/train.py {name}", __doc__)
     from lib import run
-    from lib.start import once
-    from lib.training import dist
+    from lib.launching.start import once
+    from lib.process import dist
 
     if dist.under_torchrun():
         if config.tracking.seeds > 1:
             raise ValueError("--seeds starts one run after another; leave torchrun out and use --devices N")
         return exits.run(lambda: run.train(config), quiet=not dist.env_is_main())
     if config.tracking.seeds > 1:
-        from lib import seeds
+        from lib.launching import seeds
 
         return seeds.train(config, once)
     if not config.smoke:

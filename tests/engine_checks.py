@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
 from lib.command_line import parse, split_recipe
 from lib.config import OptimConfig
-from lib.launch import launch
-from lib.training import dist, optim
+from lib.launching.workers import launch
+from lib.process import dist
+from lib.process.world import World
+from lib.training import optim
 from lib.training.checkpoint import Snapshot
-from lib.training.dist import World
 from lib.training.engine import Fitted, Loss, MakeBatch, StepResult, freeze_unused
 
 

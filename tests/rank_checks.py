@@ -16,7 +16,8 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
 from lib.command_line import parse
 from lib.config import Config
 from lib.corpus.corpus import Corpus
@@ -25,12 +26,12 @@ from lib.data.loader import Loader
 from lib.data.rows import Rows
 from lib.evaluation.predictor import Predictor
 from lib.job import Job
+from lib.process import dist
+from lib.process.world import World
 from lib.task import Task
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
-from lib.training import dist
 from lib.training.ddp import Ddp
-from lib.training.dist import World
 from lib.training.engine import freeze_unused
 from lib.training.loop import Parts, compute
 from tests.tools import SHORT

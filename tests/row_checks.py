@@ -12,12 +12,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
 from lib.command_line import parse, split_recipe
 from lib.data.rows import Rows
-from lib.launch import launch
+from lib.launching.workers import launch
+from lib.process import dist
 from lib.tasks.classify import Classify
-from lib.training import dist
 from lib.training.ddp import Ddp
 
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from lib import recipe as recipes
+from lib.base.exits import CheckError
 from lib.command_line import parse
 from lib.config import AdapterConfig, Config
 from lib.data import rows as encoded_rows
-from lib.exits import CheckError
 from lib.models import adapters, heads, tiny
 from lib.runs.resume import check_fingerprints
 from lib.tasks import make as make_task

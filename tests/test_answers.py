@@ -14,22 +14,21 @@ import pytest
 import lib.answers
 import lib.recipes
 from lib import recipe as recipes
-from lib.answers import first_score
+from lib.answers import bootstrap, first_score, hits
 from lib.answers import load as answers_of
+from lib.base.exits import CheckError
+from lib.base.files import read_lines, write_json, write_lines
 from lib.config import DataConfig, to_dict
+from lib.corpus import lint, splits
 from lib.corpus.corpus import OTHER, Corpus
-from lib.data import splits
+from lib.corpus.sources import RawRow
 from lib.data.rows import EncodedRow
-from lib.data.sources import RawRow
-from lib.evaluation import bootstrap, hits, summary
 from lib.evaluation import predict as predicting
-from lib.evaluation.compare import compare
-from lib.evaluation.report import write_report
 from lib.evaluation.trained import TrainedRun
-from lib.exits import CheckError
-from lib.files import read_lines, write_json, write_lines
 from lib.recipe import Example, Prediction, Recipe
-from lib.runs import lint
+from lib.reports import summary
+from lib.reports.compare import compare
+from lib.reports.report import write_report
 from lib.runs.contents import Lint
 from lib.runs.folder import RunFolder
 
@@ -39,7 +38,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.answers import Answers
-from lib.evaluation import bootstrap
+from lib.answers import bootstrap
 
 
 def errors(predictions):
@@ -104,7 +103,7 @@ WEIGHT = """
 import numpy as np
 
 from lib.config import Config
-from lib.evaluation import bootstrap
+from lib.answers import bootstrap
 from lib.recipe import Example, Recipe
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from lib import recipe as recipes
 from lib.answers import load as answers_of
+from lib.answers import metrics
 from lib.config import DataConfig
+from lib.corpus import splits
 from lib.corpus.corpus import Corpus
-from lib.data import splits
-from lib.data.sources import RawRow, Source
-from lib.evaluation import metrics
+from lib.corpus.sources import RawRow, Source
 from lib.recipe import Example, Row
 
 ARENA = recipes.load("arena")

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from lib import artifact, exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
 from lib.command_line import parse
 from lib.evaluation.rescore import rescore
 from lib.runs.folder import RunFolder
+from lib.tracking import artifact
 from lib.training import checkpoint
 from tests.tools import SHORT, only_run
 

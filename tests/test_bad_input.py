@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
 from lib.command_line import parse
 from lib.models import backbone
 from tests.tools import ROOT, SHORT, wide_model

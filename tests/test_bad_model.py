@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
 from lib.command_line import parse
 from tests.tools import SHORT, only_run
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.exits import RepeatsError
-from lib.files import write_json
-from lib.tensor_file import write_tensors
+from lib.base.exits import RepeatsError
+from lib.base.files import write_json
+from lib.base.tensor_file import write_tensors
 from lib.training import checkpoint
 from lib.training.checkpoint import Snapshot
 from lib.training.progress import Progress

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lib.base.exits import CheckError
 from lib.config import Config, to_dict
-from lib.evaluation.compare import compare
-from lib.exits import CheckError
+from lib.reports.compare import compare
 from lib.runs.folder import find
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from lib.console import Meter
+from lib.base.console import Meter
 from tests.tools import ROOT, SHORT, only_run, start, status
 
 LONG = [*SHORT, "--model", "tiny", "--init", "random", "--max-steps", "100000", "--epochs", "1e5"]
 
 
 def test_printing_into_a_closed_pipe_is_no_error_and_python_ends_with_0() -> None:
-    script = "from lib.console import speak\nfor _ in range(3): speak('x' * 100000)\n"
+    script = "from lib.base.console import speak\nfor _ in range(3): speak('x' * 100000)\n"
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()
@@ -39,7 +39,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr("lib.console.time", clock)
+    monkeypatch.setattr("lib.base.console.time", clock)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
     return clock
 
@@ -71,7 +71,7 @@ def test_a_meter_keeps_silent_between_two_lines_and_where_it_is_not_shown(
 
 BAR = """
 import time
-from lib.console import Meter
+from lib.base.console import Meter
 with Meter(3, "rows") as meter:
     time.sleep(0.2)  # tqdm draws ten times a second at most
     meter.step(2)

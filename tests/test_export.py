@@ -19,13 +19,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
+from lib.base.exits import CheckError, RepeatsError
+from lib.base.files import read_json, read_lines, write_json
 from lib.command_line import parse
 from lib.config import Config
 from lib.evaluation.trained import TrainedRun
-from lib.exits import CheckError, RepeatsError
 from lib.export import card, make, push
-from lib.files import read_json, read_lines, write_json
 from lib.models import merging
 from lib.runs.folder import RunFolder
 from tests.tools import ROOT, SHORT, command, local_hub, only_run, small_decoder, start, wide_model

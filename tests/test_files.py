@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.files import Lock
+from lib.base.files import Lock
 from tests.tools import ROOT
 
 
@@ -42,7 +42,7 @@ def test_who_may_wait_gets_the_lock_after_the_one_before(path: Path) -> None:
 
 
 def test_the_lock_of_a_killed_process_is_free(path: Path) -> None:
-    script = f"from pathlib import Path\nfrom lib.files import Lock\nlock = Lock(Path({str(path)!r}))\n"
+    script = f"from pathlib import Path\nfrom lib.base.files import Lock\nlock = Lock(Path({str(path)!r}))\n"
     script += "print('held', flush=True)\ninput()"
     words = [sys.executable, "-c", script]
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

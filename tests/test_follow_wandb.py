@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lib import artifact, follow_wandb
+from lib.tracking import artifact, follow_wandb
 
 
 class Board:

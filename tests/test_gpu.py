@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.distributed as torch_dist
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
 from lib.command_line import parse
-from lib.training import dist
+from lib.process import dist
 from tests.tools import SHORT, command, losses, only_run, weights_hash, wide_model
 from tests.tools import run as run_script
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lib import hub, recipe
+from lib import recipe
+from lib.base import hub
 from lib.config import DataConfig, ModelConfig
-from lib.data import sources
+from lib.corpus import sources
 from lib.models import backbone
 from tests.tools import local_hub, point_hub_at
 

@@ -15,48 +15,33 @@ LAYERS = (
     ("scripts",),
     ("lib.bench",),
     ("lib.sweep",),
-    ("lib.seeds",),
-    ("lib.start",),
-    ("lib.run", "lib.launch", "lib.export"),
-    ("lib.evaluation.rescore", "lib.evaluation.predict", "lib.evaluation.scoring"),
+    ("lib.launching.seeds",),
+    ("lib.launching.start",),
+    ("lib.run", "lib.export", "lib.launching"),
+    ("lib.evaluation",),
     ("lib.evaluation.trained", "lib.runs.prepare"),
-    ("lib.runs.reading",),
+    ("lib.runs.reading", "lib.evaluation.predictor"),
     ("lib.tasks",),
-    ("lib.training", "lib.job"),
-    ("lib.evaluation", "lib.runs", "lib.tracking"),
+    ("lib.training.loop",),
+    ("lib.job",),
+    ("lib.tracking", "lib.reports"),
+    ("lib.runs",),
     ("lib.corpus",),
+    ("lib.training",),
     ("lib.task",),
-    ("lib.training.ddp", "lib.training.engine"),
-    ("lib.training.checkpoint", "lib.training.memory", "lib.training.optim"),
     ("lib.retrieval",),
     ("lib.models",),
     ("lib.recipes",),
-    ("lib.data",),
+    ("lib.data", "lib.corpus.sources", "lib.corpus.splits", "lib.corpus.doubles"),
     ("lib.answers",),
-    ("lib.evaluation.metrics", "lib.evaluation.bootstrap", "lib.evaluation.page", "lib.runs.contents"),
+    ("lib.runs.contents", "lib.reports.page"),
     ("lib.recipe",),
-    ("lib.training.dist", "lib.training.precision", "lib.training.progress", "lib.training.signals"),
+    ("lib.process",),
     ("lib.command_line",),
-    (
-        "lib.config",
-        "lib.config_keys",
-        "lib.exits",
-        "lib.console",
-        "lib.files",
-        "lib.hub",
-        "lib.source_code",
-        "lib.tensor_file",
-        "lib.artifact",
-        "lib.follow_wandb",
-    ),
+    ("lib.config", "lib.config_keys"),
+    ("lib.base",),
 )
-RECIPES_MAY_IMPORT = (
-    "lib.recipe",
-    "lib.config",
-    "lib.evaluation.metrics",
-    "lib.evaluation.bootstrap",
-    "lib.data",
-)
+RECIPES_MAY_IMPORT = ("lib.recipe", "lib.config", "lib.answers.metrics", "lib.answers.bootstrap", "lib.data")
 RANK_VARIABLES = (
     "RANK",
     "LOCAL_RANK",
@@ -66,9 +51,9 @@ RANK_VARIABLES = (
     "LOCAL_WORLD_SIZE",
     "MASTER_ADDR",
 )
-DIST = ROOT / "lib" / "training" / "dist.py"
+DIST = [ROOT / "lib" / "process" / name for name in ("dist.py", "world.py")]
 # Who speaks, writes or goes last asks whether it is rank 0; to all others every rank is the same.
-ASKING = {"scripts.train", "lib.run", "lib.job", "lib.tracking", "lib.evaluation.predictor"}
+ASKING = {"scripts.train", "lib.run", "lib.job", "lib.tracking.tracker", "lib.evaluation.predictor"}
 ASKING |= {"lib.evaluation.scoring", "lib.training.ddp", "lib.training.loop"}
 NO_RANKS = ("lora_rank", "whole_on_each_rank")  # a matrix's; what holds for all of them
 ENGINE_VERBS = ("fit", "start", "forward", "backward", "step", "snapshot")  # all ranks call them
@@ -168,12 +153,13 @@ def test_nobody_imports_a_recipe_a_task_or_a_kind_of_answer_by_name() -> None:
         ):  # the benchmark measures one recipe against others' code
             continue
         kinds = ("lib.recipes.", "lib.tasks.", "lib.answers.")
-        named = [other for other in inner_imports(path) if other.startswith(kinds)]
+        tools = ("lib.answers.metrics", "lib.answers.bootstrap", "lib.answers.hits")
+        named = [other for other in inner_imports(path) if other.startswith(kinds) and other not in tools]
         assert not named, f"{name} imports {named}"
 
 
 INSIDE_A_CHOICE = r"""[\[(]['"](label|prediction|probabilities|swapped|ranking|confusion)['"]"""
-KNOW_A_CHOICE = ("lib.answers.choice", "lib.tasks", "lib.recipes", "lib.evaluation.metrics", "lib.bench")
+KNOW_A_CHOICE = ("lib.answers.choice", "lib.tasks", "lib.recipes", "lib.answers.metrics", "lib.bench")
 
 
 def test_only_its_kind_and_its_task_look_into_an_answer() -> None:
@@ -192,7 +178,7 @@ def test_ranks_are_read_from_the_environment_in_dist_only() -> None:
         where(path, node)
         for path in FILES
         for node in ast.walk(tree(path))
-        if isinstance(node, ast.Constant) and node.value in RANK_VARIABLES and path != DIST
+        if isinstance(node, ast.Constant) and node.value in RANK_VARIABLES and path not in DIST
     ]
     assert not found, found
 
@@ -234,7 +220,7 @@ def asks_for_rank(node: ast.AST) -> bool:
 
 @cache
 def aliases(path: Path) -> dict[str, str]:
-    """What a module's words mean: {"dist": "lib.training.dist", "barrier": "lib.training.dist.barrier"}"""
+    """What a module's words mean: {"dist": "lib.process.dist", "barrier": "lib.process.dist.barrier"}"""
     found = {function.name: f"{name_of(path)}.{function.name}" for function in functions(path)}
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -245,7 +231,7 @@ def aliases(path: Path) -> dict[str, str]:
 
 
 def called(path: Path, nodes: list[ast.stmt] | list[ast.expr]) -> set[str]:
-    """What is called, by its full name where it is a function ("lib.training.dist.barrier"), as it is written
+    """What is called, by its full name where it is a function ("lib.process.dist.barrier"), as it is written
     where it belongs to an object ("parts.evaluate")."""
     known, found = aliases(path), set()
     for part in (part for node in nodes for part in ast.walk(node)):
@@ -288,12 +274,12 @@ def alone(body: list[ast.stmt]) -> list[list[ast.stmt] | list[ast.expr]]:
 
 def test_no_rank_waits_for_others_inside_a_question_for_its_rank() -> None:
     waiting = collectives()
-    known = {f"lib.training.dist.{name}" for name in ("gather_floats", "gather_json", "on_main", "barrier")}
+    known = {f"lib.process.dist.{name}" for name in ("gather_floats", "gather_json", "on_main", "barrier")}
     known |= {"lib.evaluation.predictor.predict", "lib.evaluation.scoring.score", "lib.run._finish"}
     known |= {"lib.training.loop.snapshot", "lib.training.loop.save", "lib.run._fit"}
     assert known | {"lib.training.loop.agree", "lib.training.loop.settle"} <= waiting
     for path in FILES:
-        if path == DIST:  # on_main itself
+        if path in DIST:  # on_main itself
             continue
         for function in functions(path):
             for branch in alone(function.body):
@@ -303,7 +289,7 @@ def test_no_rank_waits_for_others_inside_a_question_for_its_rank() -> None:
 
 def test_ranks_are_compared_in_dist_only_and_few_ask_whether_they_are_rank_0() -> None:
     # a test above sees that nobody waits inside that question
-    comparing = [name for name, path in MODULES.items() if path != DIST and compares_ranks(tree(path))]
+    comparing = [name for name, path in MODULES.items() if path not in DIST and compares_ranks(tree(path))]
     assert not comparing, comparing
     assert {name for name, path in MODULES.items() if asks_for_main(tree(path))} == ASKING
 

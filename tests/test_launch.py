@@ -2,8 +2,8 @@
 
 import pytest
 
-from lib.exits import BAD_INPUT, CRASHED, REPEATS, STOPPED
-from lib.launch import _code_after_failure, _code_after_signal
+from lib.base.exits import BAD_INPUT, CRASHED, REPEATS, STOPPED
+from lib.launching.workers import _code_after_failure, _code_after_signal
 
 
 @pytest.mark.parametrize(

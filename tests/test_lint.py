@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from lib import recipe
+from lib.base.exits import CheckError
 from lib.config import DataConfig
-from lib.data.doubles import across_splits
-from lib.exits import CheckError
+from lib.corpus import lint
+from lib.corpus.doubles import across_splits
 from lib.recipe import Example
-from lib.runs import lint
 from tests.tools import SHORT, only_run, run
 
 

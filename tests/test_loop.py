@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lib.exits import RepeatsError
-from lib.training import dist
+from lib.base.exits import RepeatsError
+from lib.process import dist
 from lib.training.loop import Done, Votes, agree
 
 Vote = Callable[..., Votes]

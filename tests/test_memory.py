@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lib.base.exits import CheckError
 from lib.config import OptimConfig
-from lib.exits import CheckError
 from lib.training import memory
 from lib.training.ddp import Ddp
 from lib.training.engine import Fitted

@@ -9,10 +9,11 @@ import pytest
 import sklearn.metrics
 
 from lib import recipe as recipes
+from lib.answers import bootstrap, metrics
 from lib.answers import load as answers_of
-from lib.evaluation import bootstrap, metrics, summary
-from lib.evaluation.bootstrap import Interval
+from lib.answers.bootstrap import Interval
 from lib.recipe import Example, Prediction, Scores
+from lib.reports import summary
 
 ARENA = recipes.load("arena")
 ANSWERS = answers_of(ARENA)

@@ -20,9 +20,9 @@ from lib.data.rows import pack
 from lib.models import backbone, cpu_attention, cpu_dropout, freezing, heads, tiny
 from lib.models.heads import Classifier
 from lib.models.placement import place
+from lib.process import precision
 from lib.recipe import Example
 from lib.tasks.classify import Classify
-from lib.training import precision
 
 ARENA = recipes.load("arena")
 MAX_POSITIONS = 48

@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from lib.base.tensor_file import write_tensors
 from lib.config import OptimConfig
-from lib.tensor_file import write_tensors
 from lib.training import optim
 
 LR = 8e-4

@@ -13,7 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
+from lib.base.exits import CheckError
+from lib.base.files import read_lines
+from lib.base.tensor_file import write_tensors
 from lib.command_line import parse
 from lib.config import DataConfig
 from lib.corpus.corpus import OTHER, Corpus
@@ -21,12 +25,9 @@ from lib.data import rows as encoded_rows
 from lib.evaluation.predict import predict
 from lib.evaluation.predictor import Predictor
 from lib.evaluation.rescore import rescore
-from lib.exits import CheckError
-from lib.files import read_lines
 from lib.models import heads, tiny
 from lib.recipe import Recipe
 from lib.tasks import make as make_task
-from lib.tensor_file import write_tensors
 from tests.tools import ROOT, SHORT, alone, only_run, save_random, small_decoder, wide_model
 
 ROWS = ["--sample-rows", "90", "--max-rows", "12", "--max-steps", "2", "--eval-every", "2"]
@@ -86,7 +87,7 @@ def test_an_exam_without_answers_becomes_a_submission(exam: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["arena", "boolq", "science_exam"])
 def test_rows_without_a_label_are_examples_only_where_none_is_needed(name: str, tmp_path: Path) -> None:
-    from lib.data import sources
+    from lib.corpus import sources
 
     loaded = recipe.load(name)
     data = write(tmp_path / "rows.jsonl", without(loaded, 5))
@@ -211,7 +212,7 @@ from lib.config import DataConfig
 from lib.corpus.corpus import OTHER, Corpus
 from lib.data import rows as encoded_rows
 from lib.tasks import make as make_task
-from lib.tensor_file import write_tensors
+from lib.base.tensor_file import write_tensors
 from tests.tools import alone
 
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lib.launch import launch
+from lib.launching.workers import launch
 from tests import warm
 from tests.rank_checks import CASES, ODD_ROWS
 from tests.tools import ROOT, metrics, only_run, status, wide_model

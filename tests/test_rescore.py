@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
+from lib.base.exits import CheckError
 from lib.command_line import parse
 from lib.evaluation.rescore import rescore
-from lib.exits import CheckError
 from tests.tools import SHORT, only_run
 
 ROWS = recipe.load("arena").sample(60, 0)

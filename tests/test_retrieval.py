@@ -14,19 +14,20 @@ import numpy as np
 import pytest
 import torch
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.answers import hits
 from lib.answers import load as answers_of
+from lib.base import exits
+from lib.base.exits import CheckError, StoppedError
+from lib.base.files import read_json, read_lines, sha256_of
 from lib.command_line import parse
 from lib.config import ChooseConfig, Config, DataConfig
-from lib.data import sources
-from lib.evaluation import hits
+from lib.corpus import contexts, sources
 from lib.evaluation.predict import predict
 from lib.evaluation.rescore import rescore
-from lib.exits import CheckError, StoppedError
-from lib.files import read_json, read_lines, sha256_of
 from lib.recipe import Example, Prediction, Row
-from lib.retrieval import contexts, nearest, passages
 from lib.retrieval import embed as embed_module
+from lib.retrieval import nearest, passages
 from lib.retrieval.build import Builder, Settings
 from lib.retrieval.embed import Embedder, micro_batches
 from lib.retrieval.folder import open_index

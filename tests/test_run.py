@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
 from lib.command_line import parse
 from lib.config import Config
 from lib.data import rows as encoded_rows
+from lib.process import dist
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
-from lib.training import checkpoint, dist, loop
+from lib.training import checkpoint, loop
 from lib.training.ddp import Ddp
 from lib.training.engine import freeze_unused
 from lib.training.progress import Progress
@@ -349,7 +351,7 @@ def test_frozen_backbone_trains_the_head_only(tmp_path: Path) -> None:
 def test_losing_the_log_costs_a_warning_and_not_the_run(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lib.tracking import Tracker
+    from lib.tracking.tracker import Tracker
 
     def full(path: Path) -> object:
         return (

@@ -9,10 +9,10 @@ import pytest
 
 from lib import recipe
 from lib.answers import load as answers_of
+from lib.answers import metrics
 from lib.config import DataConfig
+from lib.corpus import sources
 from lib.corpus.corpus import Corpus
-from lib.data import sources
-from lib.evaluation import metrics
 from lib.recipe import Prediction
 from lib.recipes import science_exam
 from tests.tools import SHARED, SHORT, only_run, run

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from lib import exits, recipe, run, seeds
+from lib import recipe, run
+from lib.base import exits
+from lib.base.exits import CheckError
 from lib.command_line import parse
 from lib.config import Config
-from lib.exits import CheckError
+from lib.launching import seeds
 from tests.tools import SHORT
 from tests.tools import run as run_script
 

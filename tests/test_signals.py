@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from lib.exits import STOPPED, StoppedError
-from lib.training import signals
-from lib.training.signals import SAME_KEY_PRESS_S, SIGNALS, StopFlag
+from lib.base.exits import STOPPED, StoppedError
+from lib.process import signals
+from lib.process.signals import SAME_KEY_PRESS_S, SIGNALS, StopFlag
 from tests.tools import ROOT
 
 
@@ -73,7 +73,7 @@ def test_a_deaf_flag_leaves_the_signals_as_they_are() -> None:
 
 IMPATIENT = """
 import time
-from lib.training.signals import StopFlag
+from lib.process.signals import StopFlag
 stop = StopFlag()
 print("ready", flush=True)
 while not stop.requested:

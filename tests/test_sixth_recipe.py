@@ -14,7 +14,7 @@ RECIPE = '''"""Is a remark friendly?"""
 import random
 
 from lib.config import Config, DataConfig, ModelConfig, OptimConfig
-from lib.evaluation import metrics
+from lib.answers import metrics
 from lib.recipe import Example, Recipe
 
 CONFIG = Config(

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from lib.base.source_code import LEFT_OUT, file_of, fingerprint, reached
 from lib.runs.record import code_fingerprint
-from lib.source_code import LEFT_OUT, file_of, fingerprint, reached
 from tests.tools import ROOT
 
 COUNTS = ["training/loop.py", "data/loader.py", "run.py", "__init__.py", "models/__init__.py", "seed.py"]
-COUNTS += ["recipes/boolq.py", "tasks/classify.py", "tasks/common.py", "retrieval/search.py", "files.py"]
-DO_NOT = ["recipes/arena.py", "tasks/choose.py", "evaluation/report.py", "bench/ours.py", "sweep/search.py"]
-DO_NOT += ["tracking.py", "console.py", "export/make.py", "command_line.py", "recipes/new.py"]
+COUNTS += ["recipes/boolq.py", "tasks/classify.py", "tasks/common.py", "retrieval/search.py", "base/files.py"]
+DO_NOT = ["recipes/arena.py", "tasks/choose.py", "reports/report.py", "bench/ours.py", "sweep/search.py"]
+DO_NOT += ["tracking/tracker.py", "base/console.py", "export/make.py", "command_line.py", "recipes/new.py"]
 
 
 def edit(root: Path, file: str, text: str = "\nNEW = 1\n") -> None:

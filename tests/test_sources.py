@@ -11,9 +11,9 @@ import pytest
 
 from lib import recipe as recipes
 from lib.config import DataConfig
+from lib.corpus import sources
 from lib.corpus.corpus import Corpus
-from lib.data import sources
-from lib.data.sources import RawRow, Rejected
+from lib.corpus.sources import RawRow, Rejected
 from tests.tools import SHARED, point_hub_at
 
 ARENA = recipes.load("arena")

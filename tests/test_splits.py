@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from lib import exits
 from lib import recipe as recipes
+from lib.base import exits
+from lib.base.exits import CheckError
 from lib.config import DataConfig
+from lib.corpus import splits
 from lib.corpus.corpus import Corpus
-from lib.data import splits
-from lib.data.sources import RawRow, Rejected, Source
-from lib.exits import CheckError
+from lib.corpus.sources import RawRow, Rejected, Source
 from lib.recipe import Example
 
 ARENA = recipes.load("arena")

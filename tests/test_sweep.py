@@ -17,16 +17,17 @@ from typing import Any
 
 import pytest
 
-from lib import exits, recipe
+from lib import recipe
+from lib.base import exits
+from lib.base.files import read_json, write_json, write_lines
 from lib.command_line import parse
 from lib.config import Config
-from lib.files import read_json, write_json, write_lines
+from lib.process.signals import StopFlag
 from lib.runs import folder as folders
 from lib.runs import resume
 from lib.runs.record import code_fingerprint
 from lib.sweep import search, space, sweep
 from lib.sweep.folder import SweepFolder, Trial
-from lib.training.signals import StopFlag
 from tests.tools import ROOT, SHORT, start
 from tests.tools import run as run_script
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lib.config import TrackingConfig
-from lib.tracking import COLUMNS, Tracker, clock
-from lib.training.dist import World
-from lib.training.signals import StopFlag
+from lib.process.signals import StopFlag
+from lib.process.world import World
+from lib.tracking.tracker import COLUMNS, Tracker, clock
 
 
 def tracker(folder: Path, rank: int = 0, log_every: int = 2) -> Tracker:

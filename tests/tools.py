@@ -20,7 +20,7 @@ import pytest
 from tests import warm
 
 if TYPE_CHECKING:
-    from lib.training.dist import World
+    from lib.process.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -95,8 +95,8 @@ def alone() -> "World":
     """One process on a CPU, in float32."""
     import torch
 
-    from lib.training.dist import World
-    from lib.training.signals import StopFlag
+    from lib.process.signals import StopFlag
+    from lib.process.world import World
 
     return World(0, 1, torch.device("cpu"), "", 1, StopFlag(deaf=True))
 

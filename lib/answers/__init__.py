@@ -17,7 +17,7 @@ class Answers(Protocol):
     @property
     def template(self) -> Path:
         """Jinja: the sections of report.html that are about answers. It is given `answers` (this object),
-        `scores`, `probes` and `mistakes` (see lib.evaluation.report)."""
+        `scores`, `probes` and `mistakes` (see lib.reports.report)."""
 
     def target(self, row: Example | Prediction) -> Any:
         """None where it is not known."""

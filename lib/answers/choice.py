@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lib.answers import Answers
-from lib.evaluation import bootstrap, metrics
-from lib.evaluation.page import LINE, TEXT, inline_svg
+from lib.answers import Answers, bootstrap, metrics
 from lib.recipe import Example, Prediction, Recipe
+from lib.reports.page import LINE, TEXT, inline_svg
 from lib.runs.contents import Details
 
 MAJORITY = "majority class"

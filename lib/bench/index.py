@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from lib.base.files import write_lines
 from lib.bench.options import Options
 from lib.bench.rounds import ROOT, heading
-from lib.files import write_lines
 from lib.models import backbone
 from lib.retrieval import nearest, passages
 from lib.retrieval.embed import Embedder

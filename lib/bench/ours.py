@@ -11,7 +11,7 @@ from lib.bench.setting import Setting
 from lib.data.loader import Loader
 from lib.models.choosers import log_probabilities
 from lib.models.placement import place
-from lib.training import dist
+from lib.process import dist
 from lib.training.ddp import Ddp
 from lib.training.loop import draw_of
 from lib.training.memory import peak_gib

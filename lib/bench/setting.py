@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from lib import recipe as recipes
+from lib.answers import metrics
 from lib.command_line import parse
 from lib.config import Config
 from lib.corpus.corpus import Corpus
 from lib.data.rows import Rows
-from lib.evaluation import metrics
 from lib.evaluation.predictor import Predictor
+from lib.process import dist
 from lib.task import Task
 from lib.tasks import make as make_task
-from lib.training import dist
 from lib.training.engine import freeze_unused
 
 

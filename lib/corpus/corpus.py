@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from lib.config import DataConfig
-from lib.data import sources, splits
+from lib.corpus import sources, splits
+from lib.corpus.sources import SPLITS, Rejected, Source
 from lib.data.rows import Rows, pack
-from lib.data.sources import SPLITS, Rejected, Source
 from lib.recipe import Example, Recipe
 from lib.task import Task
 

@@ -15,12 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lib.base.files import Lock, read_json, sha256_of, write_json
 from lib.config import Config
 from lib.corpus.corpus import Corpus
+from lib.corpus.splits import digest
 from lib.data import rows as encoded_rows
 from lib.data.rows import Rows
-from lib.data.splits import digest
-from lib.files import Lock, read_json, sha256_of, write_json
 from lib.recipe import Example
 from lib.task import Task
 

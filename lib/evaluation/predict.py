@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lib.answers import load as answers_of
+from lib.base.files import write_csv, write_lines
 from lib.command_line import refuse_threads
 from lib.corpus.corpus import OTHER
 from lib.evaluation.trained import TrainedRun
-from lib.files import write_csv, write_lines
 from lib.models.offload import give_back_at_once
 
 SUBMISSION, CONTEXTS, REJECTED = ".submission.csv", ".contexts.jsonl", ".rejected.jsonl"

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from lib.console import Meter
+from lib.base.console import Meter
+from lib.base.exits import StoppedError
 from lib.data.loader import deal, evaluation_batches
 from lib.data.rows import Rows
-from lib.exits import StoppedError
+from lib.process import dist
+from lib.process.world import World
 from lib.recipe import Prediction
 from lib.task import Task
-from lib.training import dist
-from lib.training.dist import World
 
 SAY_EVERY_S = 30.0  # that a long evaluation goes on
 

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from lib.base.files import write_json
 from lib.command_line import refuse_threads
+from lib.corpus import contexts, splits
 from lib.corpus.corpus import OTHER, Corpus
-from lib.data import splits
 from lib.evaluation import scoring
 from lib.evaluation.trained import TrainedRun
-from lib.files import write_json
-from lib.retrieval import contexts
 from lib.runs.folder import RunFolder, new_folder
 
 

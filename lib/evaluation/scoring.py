@@ -1,13 +1,14 @@
 """Predictions of some encoded rows -> scores beside their baselines: after training, and again in
 evaluate.py."""
 
+from lib.answers import hits
 from lib.answers import load as answers_of
 from lib.corpus.corpus import PROBES
 from lib.data.rows import Rows
-from lib.evaluation import hits, summary
 from lib.evaluation.predictor import Predictor
 from lib.evaluation.trained import TrainedRun
 from lib.recipe import Example
+from lib.reports import summary
 from lib.runs.contents import RunScores, Summary
 from lib.runs.folder import RunFolder
 

@@ -5,27 +5,28 @@ from pathlib import Path
 
 from torch import nn
 
-from lib import artifact
 from lib import recipe as recipes
+from lib.base.console import speak
+from lib.base.files import read_json
 from lib.config import Config
-from lib.console import speak
+from lib.corpus import contexts
+from lib.corpus.contexts import Retrieved
 from lib.corpus.corpus import Corpus
 from lib.evaluation.predictor import Predictor
-from lib.files import read_json
 from lib.models.offload import stored
 from lib.models.placement import place
+from lib.process import dist, precision
+from lib.process.signals import StopFlag
+from lib.process.world import World
 from lib.recipe import Recipe
-from lib.retrieval import contexts
-from lib.retrieval.contexts import Retrieved
 from lib.retrieval.folder import Index
 from lib.runs import resume
 from lib.runs.contents import Summary
 from lib.runs.folder import RunFolder
 from lib.task import Task
 from lib.tasks import make as make_task
-from lib.training import checkpoint, dist, precision
-from lib.training.dist import World
-from lib.training.signals import StopFlag
+from lib.tracking import artifact
+from lib.training import checkpoint
 
 
 @dataclass(frozen=True)

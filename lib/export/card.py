@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib import hub
+from lib.answers.bootstrap import Interval
+from lib.base import hub
+from lib.base.files import read_json, write_json
 from lib.config import Config, to_dict
 from lib.config_keys import flatten
+from lib.corpus.splits import side_of
 from lib.data import text
-from lib.data.splits import side_of
-from lib.evaluation.bootstrap import Interval
 from lib.evaluation.trained import TrainedRun
 from lib.export.check import is_adapter, open_task
-from lib.files import read_json, write_json
 from lib.models import adapters, backbone
 from lib.recipe import Example, Recipe
 from lib.runs.contents import Summary, Value

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from lib import exits
 from lib import recipe as recipes
 from lib.answers import load as answers_of
+from lib.base import exits
+from lib.base.files import read_lines
 from lib.config import AdapterConfig, Config
 from lib.data import rows as encoded_rows
 from lib.data.loader import evaluation_batches
 from lib.data.text import prepare_tokenizer
 from lib.evaluation.predictor import Predictor
 from lib.evaluation.trained import TrainedRun
-from lib.files import read_lines
 from lib.models import adapters, heads
 from lib.models.backbone import AUTO_CLASSES
 from lib.models.placement import place

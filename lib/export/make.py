@@ -19,15 +19,15 @@ from typing import Any, Literal
 
 import safetensors
 
+from lib.base.exits import CheckError, RepeatsError
+from lib.base.files import Lock, fsync_folder, read_json, write_text
+from lib.base.source_code import ROOT
 from lib.config import Config
 from lib.evaluation.trained import TrainedRun
-from lib.exits import CheckError, RepeatsError
 from lib.export import card
 from lib.export.check import is_adapter
-from lib.files import Lock, fsync_folder, read_json, write_text
 from lib.models import merging
-from lib.source_code import ROOT
-from lib.training.signals import SIGNALS
+from lib.process.signals import SIGNALS
 
 HEAD = "head.safetensors"
 Base = Literal["dequantized", "full"]

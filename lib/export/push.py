@@ -6,7 +6,7 @@ machine and end up in histories and logs.
 
 from pathlib import Path
 
-from lib.hub import first_line
+from lib.base.hub import first_line
 
 HOW = "put a token with write access into HF_TOKEN, or run: hf auth login"
 

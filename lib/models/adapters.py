@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lib.base.hub import first_line
+from lib.base.tensor_file import write_tensors
 from lib.config import AdapterConfig
-from lib.hub import first_line
 from lib.models.freezing import stacks
-from lib.tensor_file import write_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 WRAPPERS = (".base_layer", ".original_module")  # what peft puts around a layer that it changes

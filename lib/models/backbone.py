@@ -18,7 +18,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from lib import hub
+from lib.base import hub
 from lib.config import ModelConfig
 from lib.data.text import prepare_tokenizer
 from lib.models import tiny

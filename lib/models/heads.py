@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.base.tensor_file import write_tensors
 from lib.data.collate import Grouped, TokenGroup
 from lib.models import adapters
-from lib.tensor_file import write_tensors
 
 BACKBONE = "backbone."  # what stands before its weights' names in a model's state
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lib.files import read_json, write_json
+from lib.base.files import read_json, write_json
 from lib.models import adapters
 from lib.models.freezing import stacks
 from lib.models.heads import BACKBONE

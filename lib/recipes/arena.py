@@ -13,8 +13,8 @@ import json
 import random
 from collections.abc import Sequence
 
+from lib.answers import metrics
 from lib.config import Config, DataConfig, ModelConfig, OptimConfig, PairConfig
-from lib.evaluation import metrics
 from lib.recipe import Example, Prediction, Recipe, Row, Scores
 
 CONFIG = Config(

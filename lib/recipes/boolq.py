@@ -11,8 +11,8 @@ parameters on a 4-bit base with LoRA.
 import random
 from collections.abc import Sequence
 
+from lib.answers import metrics
 from lib.config import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig
-from lib.evaluation import metrics
 from lib.recipe import Example, Prediction, Recipe, Row, Scores
 
 CONFIG = Config(

@@ -14,8 +14,8 @@ import random
 from collections.abc import Sequence
 from string import ascii_uppercase
 
+from lib.answers import metrics
 from lib.config import ChooseConfig, Config, DataConfig, ModelConfig, OptimConfig
-from lib.evaluation import metrics
 from lib.recipe import Example, Prediction, Recipe, Row, Scores
 
 CONFIG = Config(

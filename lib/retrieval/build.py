@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from lib.base.console import Meter, speak
+from lib.base.exits import CheckError, StoppedError
+from lib.base.files import Lock, read_json, replacing, sha256_of, write_json, write_lines
 from lib.command_line import refuse_threads
-from lib.console import Meter, speak
-from lib.data import splits
-from lib.data.sources import Rejected
-from lib.data.splits import digest
-from lib.exits import CheckError, StoppedError
-from lib.files import Lock, read_json, replacing, sha256_of, write_json, write_lines
+from lib.corpus import splits
+from lib.corpus.sources import Rejected
+from lib.corpus.splits import digest
+from lib.process.signals import StopFlag
 from lib.retrieval import nearest
 from lib.retrieval.embed import Embedder
 from lib.retrieval.folder import FORMAT, same_passages
 from lib.retrieval.passages import HubPassages, Passage, PassageFile
 from lib.retrieval.shards import CHECKED, COMPRESSED, drop_damaged, shard_file, whole
-from lib.training.signals import StopFlag
 
 CHECK_EVERY = 10_000  # items read between two looks at signals
 MOST_LISTED = 10_000  # broken lines kept to be shown

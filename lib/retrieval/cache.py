@@ -5,10 +5,10 @@ import hashlib
 import json
 from pathlib import Path
 
-from lib.files import Lock
+from lib.base.files import Lock
+from lib.base.source_code import fingerprint
 from lib.retrieval.folder import Index
 from lib.retrieval.search import Found
-from lib.source_code import fingerprint
 
 
 class Cache:

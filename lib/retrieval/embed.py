@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lib import hub
+from lib.base import hub
 from lib.data import text
 from lib.data.collate import TokenGroup, group
 from lib.models import backbone
-from lib.training import precision
+from lib.process import precision
 
 # Computed tokens of one forward pass. Measured with MiniLM: 4,096 took 0.8 times the processor time of 8,192
 # (more fits into the caches) and 2,048 as much or more (calls).

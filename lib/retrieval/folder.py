@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lib.exits import CheckError
-from lib.files import read_json, sha256_of
+from lib.base.exits import CheckError
+from lib.base.files import read_json, sha256_of
 from lib.retrieval import nearest
 from lib.retrieval.embed import Embedder
 from lib.retrieval.nearest import Nearest

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from lib.files import replacing
+from lib.base.files import replacing
 from lib.retrieval.shards import COMPRESSED, Shards, shard_file
 
 # passages; 384 numbers each are then 0.8 GB of memory and some 100 ms for a query alone, 20 among others

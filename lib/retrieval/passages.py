@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from lib import hub
-from lib.data import sources
-from lib.data.sources import SUFFIXES, RawRow, Rejected
-from lib.files import sha256_of
+from lib.base import hub
+from lib.base.files import sha256_of
+from lib.corpus import sources
+from lib.corpus.sources import SUFFIXES, RawRow, Rejected
 from lib.recipe import Row
 from lib.retrieval.shards import Shards
 

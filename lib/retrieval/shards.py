@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lib.console import speak
-from lib.exits import CheckError
-from lib.files import read_json, sha256_of
+from lib.base.console import speak
+from lib.base.exits import CheckError
+from lib.base.files import read_json, sha256_of
 
 ENDS = {"vectors": ".npy", "texts": ".jsonl", "offsets": ".offsets.npy", "record": ".json"}
 COMPRESSED = "index.faiss"  # where vectors are compressed

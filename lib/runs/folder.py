@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lib import recipe as recipes
+from lib.base.files import Lock, read_json, write_csv, write_json, write_lines
 from lib.config import Config, from_dict, to_dict
-from lib.files import Lock, read_json, write_csv, write_json, write_lines
 
 FORMAT = "%Y%m%d_%H%M%S"
 

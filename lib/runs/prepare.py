@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.base.console import speak
+from lib.base.exits import code_of
 from lib.config import Config, experiment
-from lib.console import speak
-from lib.exits import code_of
+from lib.process import precision
+from lib.process.world import World
 from lib.recipe import Recipe
 from lib.runs import folder as folders
 from lib.runs import record, resume
 from lib.runs.folder import RunFolder
 from lib.runs.reading import Read, Reader
 from lib.task import Task
-from lib.training import checkpoint, optim, precision
-from lib.training.dist import World
+from lib.training import checkpoint, optim
 
 
 @dataclass(frozen=True)

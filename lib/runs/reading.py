@@ -5,16 +5,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lib.base.files import read_json, write_json, write_lines
 from lib.config import Config
+from lib.corpus import contexts, lint
 from lib.corpus import encoded as store
 from lib.corpus.corpus import Corpus
 from lib.corpus.encoded import Encoded
-from lib.files import read_json, write_json, write_lines
 from lib.recipe import Recipe
-from lib.retrieval import contexts
 from lib.retrieval.folder import Index
 from lib.runs import folder as folders
-from lib.runs import lint, record, resume
+from lib.runs import record, resume
 from lib.runs.contents import Lint
 from lib.runs.folder import RunFolder
 from lib.task import Task

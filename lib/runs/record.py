@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from lib import recipe as recipes
+from lib.base.source_code import ROOT, fingerprint
 from lib.models import backbone
-from lib.source_code import ROOT, fingerprint
+from lib.process.world import World
 from lib.task import Task
-from lib.training.dist import World
 
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "peft", "bitsandbytes"),

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lib.base.console import speak
+from lib.base.exits import DONE, CheckError
+from lib.base.files import read_json
 from lib.config import Config, experiment
 from lib.config_keys import flatten
-from lib.console import speak
-from lib.exits import DONE, CheckError
-from lib.files import read_json
 from lib.runs.folder import RunFolder, parent
 from lib.runs.record import base_fingerprint, code_fingerprint
 from lib.task import Task

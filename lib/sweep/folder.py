@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lib.base.exits import DONE
+from lib.base.files import read_json, read_lines, write_json, write_lines
 from lib.config import Config, experiment
-from lib.exits import DONE
-from lib.files import read_json, read_lines, write_json, write_lines
 from lib.runs.folder import Folder, new_folder, parent
 from lib.runs.record import code_fingerprint
 from lib.runs.resume import check_fingerprints

@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib.base.files import write_json
 from lib.config import Config
-from lib.evaluation.page import ACCENT, ALARM, FAINT, TEXT, WIDTHS, dress, inline_svg, render, write_page
-from lib.files import write_json
-from lib.start import command
+from lib.launching.start import command
+from lib.reports.page import ACCENT, ALARM, FAINT, TEXT, WIDTHS, dress, inline_svg, render, write_page
 from lib.sweep.folder import SweepFolder, Trial
 from lib.sweep.space import Parameter, Space
-from lib.tracking import clock
+from lib.tracking.tracker import clock
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes

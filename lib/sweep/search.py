@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from lib.artifact import project_of
+from lib.base.console import speak
+from lib.base.exits import StoppedError
 from lib.config import Config
-from lib.console import speak
-from lib.exits import StoppedError
 from lib.sweep.folder import SweepFolder, Trial
 from lib.sweep.space import Parameter, Space, taken
+from lib.tracking.artifact import project_of
 
 FIRST_RANDOM = 5  # trials before TPE has something to go by
 # What wandb's agent sets for the one run that it starts; a run's own follower must not take it for its own.

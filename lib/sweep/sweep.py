@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from lib import recipe as recipes
+from lib.base.console import speak
+from lib.base.exits import BAD_INPUT, DONE, REPEATS, StoppedError, code_of
+from lib.base.files import read_lines
 from lib.command_line import parse, words
 from lib.config import Config
-from lib.console import speak
-from lib.exits import BAD_INPUT, DONE, REPEATS, StoppedError, code_of
-from lib.files import read_lines
+from lib.launching.start import Once, done_or_trained, once
+from lib.process.signals import StopFlag
 from lib.runs.folder import RunFolder, parent
 from lib.runs.resume import check_same_rows
-from lib.start import Once, done_or_trained, once
 from lib.sweep import folder as folders
 from lib.sweep import result, search
 from lib.sweep.folder import SweepFolder, Trial
 from lib.sweep.space import Space
 from lib.training import checkpoint
-from lib.training.signals import StopFlag
 
 TRIALS, SMOKE_TRIALS = 20, 3  # when nobody says how many
 LONGEST_NAME = 70  # a trial's run is named after the sweep, and a name has at most 100 letters

@@ -14,8 +14,8 @@ from lib.data.loader import Costs
 from lib.data.rows import EncodedRow, Rows
 from lib.models import adapters, backbone, cpu_attention, heads, offload
 from lib.models.freezing import freeze
+from lib.process.world import World
 from lib.recipe import Recipe
-from lib.training.dist import World
 
 NO_LABEL = -1  # of rows that are only to be predicted
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lib.exits import RepeatsError
-from lib.files import Lock, fsync_folder, read_json, sha256_of, write_json
-from lib.tensor_file import write_tensors
+from lib.base.exits import RepeatsError
+from lib.base.files import Lock, fsync_folder, read_json, sha256_of, write_json
+from lib.base.tensor_file import write_tensors
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lib.config import OptimConfig
+from lib.process.world import World
 from lib.training import memory, optim
 from lib.training.checkpoint import Snapshot
-from lib.training.dist import World
 from lib.training.engine import Fitted, Loss, MakeBatch, StepResult, freeze_unused
 
 WARM_UP_CALLS = (

@@ -7,13 +7,13 @@ from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
 from typing import Any
 
+from lib.base.exits import RepeatsError, StoppedError
 from lib.data.loader import Loader, MicroBatch, Step, deal
 from lib.data.rows import Rows
-from lib.exits import RepeatsError, StoppedError
 from lib.job import Job
+from lib.process import dist
 from lib.recipe import Scores
 from lib.task import Task
-from lib.training import dist
 from lib.training.checkpoint import Snapshot, Writer
 from lib.training.engine import Engine, StepResult
 from lib.training.memory import is_out_of_memory

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from lib.exits import CheckError
-from lib.training import dist
-from lib.training.dist import World
+from lib.base.exits import CheckError
+from lib.process import dist
+from lib.process.world import World
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib import hub
+from lib.base import hub
+from lib.base.files import sha256_of
 from lib.config import DataConfig
-from lib.files import sha256_of
 from lib.recipe import Recipe, Row
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from lib.base.console import Meter, speak
+from lib.base.files import read_lines, write_lines
 from lib.config import TrackingConfig
-from lib.console import Meter, speak
-from lib.files import read_lines, write_lines
-from lib.training.dist import World
+from lib.process.world import World
 from lib.training.memory import peak_gib
 
 COLUMNS = ("step", "epoch", "loss", "lr", "grad", "rows/s", "tokens/s", "padding", "GiB", "left")
@@ -137,8 +137,14 @@ class Tracker:
         """wandb in a process of its own: its start can block for 90 s, and it may never be reachable."""
         with (self.folder / "wandb.log").open("ab") as log:
             self._follower = subprocess.Popen(
-                [sys.executable, "-m", "lib.follow_wandb", str(self.folder.resolve()), self.config.wandb],
-                cwd=Path(__file__).resolve().parents[1],
+                [
+                    sys.executable,
+                    "-m",
+                    "lib.tracking.follow_wandb",
+                    str(self.folder.resolve()),
+                    self.config.wandb,
+                ],
+                cwd=Path(__file__).resolve().parents[2],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from lib import exits, recipe, run
+from lib import recipe, run
+from lib.base import exits
 from lib.command_line import words
 from lib.config import Config
-from lib.launch import launch
+from lib.launching.workers import launch
+from lib.process import dist
+from lib.process.signals import StopFlag
 from lib.runs import resume
 from lib.runs.folder import RunFolder
-from lib.training import dist
-from lib.training.signals import StopFlag
 
-TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 Once = Callable[[Config], int]
 
 

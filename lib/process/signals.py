@@ -5,7 +5,7 @@ import signal
 import time
 from types import FrameType
 
-from lib.exits import STOPPED, StoppedError
+from lib.base.exits import STOPPED, StoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAME_KEY_PRESS_S = 1.0  # a terminal and a launcher both pass on one Ctrl-C: not yet an impatient second one

@@ -4,9 +4,9 @@ warnings."""
 from collections.abc import Sequence
 from typing import cast
 
+from lib.answers import bootstrap, hits
 from lib.answers import load as answers_of
-from lib.evaluation import bootstrap, hits
-from lib.evaluation.bootstrap import Interval
+from lib.answers.bootstrap import Interval
 from lib.recipe import Prediction, Recipe
 from lib.runs.contents import Summary
 

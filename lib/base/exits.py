@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from lib.console import speak
+from lib.base.console import speak
 
 CODES = "EXIT_CODES_FOLDER"  # a launcher's variable: where each worker leaves its exit code
 DONE, BAD_INPUT, REFUSED, REPEATS, STOPPED, CRASHED = 0, 2, 3, 4, 75, 1

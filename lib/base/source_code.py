@@ -8,20 +8,16 @@ import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # Modules, and packages with all that is in them, that are imported where numbers are made and change none.
 LEFT_OUT = {
-    "lib.artifact": "copies a checkpoint that is written already",
+    "lib.base.console": "prints",
     "lib.bench": "measures time",
-    "lib.console": "prints",
-    "lib.evaluation.compare": "reads finished runs",
-    "lib.evaluation.page": "draws",
-    "lib.evaluation.report": "writes a page of what was scored already",
     "lib.export": "copies a finished run, and checks the copy",
-    "lib.follow_wandb": "reads what is recorded already",
+    "lib.reports": "draws and compares what was scored already",
     "lib.sweep": "chooses configurations; a run is decided by its own",
-    "lib.tracking": "prints and records",
+    "lib.tracking": "prints and records, and copies a checkpoint that is written already",
 }
 SILENT = (
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE),

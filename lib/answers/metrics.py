@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lib.evaluation.bootstrap import by_row
+from lib.answers.bootstrap import by_row
 from lib.recipe import Prediction
 
 

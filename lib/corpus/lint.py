@@ -9,12 +9,12 @@ import numpy as np
 
 from lib.answers import Answers
 from lib.answers import load as answers_of
+from lib.base.exits import CheckError
 from lib.config import DataConfig
 from lib.corpus.corpus import Corpus
+from lib.corpus.doubles import across_splits
 from lib.corpus.encoded import Encoded
-from lib.data.doubles import across_splits
 from lib.data.rows import EncodedRow
-from lib.exits import CheckError
 from lib.recipe import Example
 from lib.runs.contents import Lint, SplitLint
 from lib.task import Task

@@ -12,8 +12,8 @@ from itertools import combinations
 from typing import Any
 
 from lib.answers import load as answers_of
-from lib.data.sources import SPLITS, RawRow, Rejected
-from lib.exits import CheckError
+from lib.base.exits import CheckError
+from lib.corpus.sources import SPLITS, RawRow, Rejected
 from lib.recipe import Example, Recipe
 
 TEN_PERCENT = 0.1  # share of validation, and of test, where a data set has none (80/10/10)

@@ -6,55 +6,18 @@ pickles.
 
 import json
 import os
-import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as torch_dist
 
-from lib.exits import KINDS, code_of
-from lib.training import precision
-from lib.training.signals import StopFlag
+from lib.base.exits import KINDS, code_of
+from lib.process.signals import StopFlag
+from lib.process.world import World
 
 TIMEOUT = timedelta(hours=2)  # rank 0 may tokenize a large data set while the others wait
-
-
-@dataclass(frozen=True)
-class World:
-    """Who this process is among how many, what it computes with, and whether somebody asked it to stop."""
-
-    rank: int
-    size: int
-    device: torch.device
-    backend: str
-    threads: int
-    stop: StopFlag
-    precision: str = "fp32"
-    """fp32 or bf16; settled when the model is known."""
-
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """The context in which forward passes run."""
-        return precision.autocast(self.precision, self.device)
-
-    def settled(self, precision: str, threads: int | None = None) -> "World":
-        """The same world, computing in this number format and with as many threads (those a run began
-        with)."""
-        if threads is not None and threads != self.threads:
-            torch.set_num_threads(threads)
-        return replace(self, precision=precision, threads=threads or self.threads)
-
-    def __str__(self) -> str:
-        name = torch.cuda.get_device_name() if self.device.type == "cuda" else socket.gethostname()
-        ranks = f"{self.size} rank{'s' if self.size > 1 else ''}"
-        return f"{ranks} on {self.device.type} ({name}), {self.backend}, {self.threads} threads each"
 
 
 def under_torchrun() -> bool:

@@ -1,5 +1,5 @@
-"""Follow a run's metrics.jsonl into Weights & Biases, from a process of its own: python -m lib.follow_wandb
-RUN MODE
+"""Follow a run's metrics.jsonl into Weights & Biases, from a process of its own:
+python -m lib.tracking.follow_wandb RUN MODE
 
 It reads what the run writes, hands over the best checkpoint when the run is done, and ends. A slow, absent or
 broken wandb changes nothing there.
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lib import artifact
+from lib.tracking import artifact
 
 POLL_S = 2.0
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.base.console import Meter
+from lib.base.files import read_lines, write_lines
 from lib.config import ChooseConfig, Config
-from lib.console import Meter
-from lib.files import read_lines, write_lines
 from lib.recipe import Example
 from lib.retrieval.cache import Cache
 from lib.retrieval.folder import Index, open_index

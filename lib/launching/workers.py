@@ -6,8 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lib.console import speak
-from lib.exits import BAD_INPUT, CODES, CRASHED, DONE, REFUSED, REPEATS, STOPPED
+from lib.base.console import speak
+from lib.base.exits import BAD_INPUT, CODES, CRASHED, DONE, REFUSED, REPEATS, STOPPED
 
 PATIENCE_S = 3600  # for workers to save after a signal; torch kills them after 30 s by default, in mid-step
 

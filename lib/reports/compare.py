@@ -12,13 +12,13 @@ from string import ascii_uppercase
 from typing import Any
 
 from lib import recipe as recipes
+from lib.answers import bootstrap
 from lib.answers import load as answers_of
+from lib.answers.bootstrap import Interval, signed
+from lib.base.exits import DONE, CheckError
+from lib.base.files import read_json, read_lines
 from lib.config import to_dict
 from lib.config_keys import flatten
-from lib.evaluation import bootstrap
-from lib.evaluation.bootstrap import Interval, signed
-from lib.exits import DONE, CheckError
-from lib.files import read_json, read_lines
 from lib.recipe import Prediction
 from lib.runs.folder import RunFolder, find
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lib.answers import Answers
-from lib.evaluation import bootstrap
-from lib.evaluation.bootstrap import Interval
+from lib.answers import Answers, bootstrap
+from lib.answers.bootstrap import Interval
 from lib.recipe import Example, Prediction, Scores
 from lib.runs.contents import Retrieval
 

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from lib.base.console import speak
+from lib.base.exits import DONE, StoppedError
+from lib.base.files import read_json, write_json
 from lib.config import Config
-from lib.console import speak
-from lib.exits import DONE, StoppedError
-from lib.files import read_json, write_json
+from lib.launching.start import done_or_trained
+from lib.process.signals import StopFlag
 from lib.runs.folder import RunFolder
 from lib.runs.resume import check_same_rows
-from lib.start import done_or_trained
-from lib.training.signals import StopFlag
 
 
 def train(config: Config, once: Callable[..., int]) -> int:
