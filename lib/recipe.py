@@ -5,10 +5,12 @@ joined by the tokenizer's separator.
 """
 
 import importlib
+import json
 import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from lib.config import Config
@@ -89,6 +91,12 @@ class Recipe:
         """Is a first score better than the best so far? One that is not finite never is."""
         sign = 1 if self.better == "higher" else -1
         return math.isfinite(new) and (old is None or sign * new > sign * old)
+
+
+def sample_words(name: str) -> dict[str, Any]:
+    """What the rows of a recipe's sample are made of: the .json beside it."""
+    words: dict[str, Any] = json.loads((Path(__file__).parent / f"recipes/{name}.json").read_text("utf-8"))
+    return words
 
 
 def names() -> list[str]:

@@ -168,14 +168,14 @@ def test_texts_decide_the_sample_labels_but_for_whims() -> None:
     # all rows but the whims: 1 in 30 is drawn again, 2 of 3 of those change; of 3,000 rows 67, deviation 8.
     from lib.recipes import arena
 
-    facts = {topic[0]: topic[2:] for topic in arena.TOPICS}
+    facts = {topic[0]: topic[2:] for topic in arena.WORDS["topics"]}
     wrong = 0
     for found in SAMPLE:
         (thing,) = (name for name in facts if name in found["context"][0])
         kinds = []
         for (text,) in found["texts"]:
             good = any(fact in text for fact in facts[thing])
-            vague = not good and any(sentence in text for sentence in arena.VAGUE)
+            vague = not good and any(sentence in text for sentence in arena.WORDS["vague"])
             kinds.append(2 if good else 1 if vague else 0)
         wrong += found["label"] != (2 if kinds[0] == kinds[1] else int(kinds[1] > kinds[0]))
     assert wrong < 67 + 5 * 8

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from lib.answers import metrics
 from lib.config import Config, DataConfig, ModelConfig, OptimConfig, PairConfig
-from lib.recipe import Example, Prediction, Recipe, Row, Scores
+from lib.recipe import Example, Prediction, Recipe, Row, Scores, sample_words
 
 CONFIG = Config(
     recipe="arena",
@@ -29,96 +29,8 @@ WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")
 COLUMNS = ("prompt", "response_a", "response_b", *WINNERS)
 LABELS = ("A wins", "B wins", "tie")
 
-# (thing, what it is for, three facts): the sample's prompts ask about a thing, good answers use its facts
-TOPICS = (
-    (
-        "sourdough bread",
-        "baking",
-        "feed the starter twice",
-        "rest the dough overnight",
-        "bake in a hot iron pot",
-    ),
-    ("a vegetable garden", "growing food", "loosen the soil", "sow peas early", "water in the morning"),
-    (
-        "a job interview",
-        "finding work",
-        "read about the company",
-        "prepare two stories",
-        "ask about the team",
-    ),
-    (
-        "the water cycle",
-        "science class",
-        "the sun evaporates water",
-        "vapour forms clouds",
-        "rain fills the rivers",
-    ),
-    (
-        "binary search",
-        "programming",
-        "sort the list",
-        "compare the middle element",
-        "halve the range each time",
-    ),
-    ("a marathon", "running", "add distance slowly", "rest one day in three", "drink before you are thirsty"),
-    ("compound interest", "saving money", "interest earns interest", "start early", "fees eat the growth"),
-    ("a chess opening", "playing chess", "fight for the centre", "develop the knights", "castle early"),
-    ("photosynthesis", "biology", "leaves catch light", "carbon dioxide becomes sugar", "oxygen is set free"),
-    ("a used car", "buying a car", "check for rust", "read the service book", "drive it on a cold engine"),
-    ("the guitar", "music", "tune it every time", "practise slow chord changes", "use a metronome"),
-    (
-        "a regular expression",
-        "text processing",
-        "anchor the pattern",
-        "escape the dots",
-        "test it on odd lines",
-    ),
-    ("the French Revolution", "history", "bread was dear", "the Bastille fell in 1789", "the king was tried"),
-    (
-        "a bicycle tyre",
-        "repair",
-        "find the leak under water",
-        "roughen the rubber",
-        "press the patch for a minute",
-    ),
-    ("a good photograph", "photography", "look for side light", "fill the frame", "focus on the eyes"),
-    (
-        "a database index",
-        "software",
-        "it speeds up look-ups",
-        "it slows down writes",
-        "keep the selective column first",
-    ),
-)
-PROMPTS = (
-    "How do I get started with {thing}?",
-    "Explain {thing} to {who} in a few sentences.",
-    "What should {who} know about {thing}?",
-    "I need {n} tips about {thing} for {use}.",
-    "Write a short note on {thing}. It is for {who}, about {use}.",
-)
-READERS = (
-    "a beginner",
-    "my niece",
-    "a colleague",
-    "a class of ten-year-olds",
-    "an impatient boss",
-    "my grandfather",
-)
-OPENERS = ("Sure.", "Good question.", "Here is what matters.", "In short:", "Happy to help!", "")
-VAGUE = (
-    "There are many opinions on this and it depends on your situation.",
-    "Some people like it and others do not.",
-    "It is an interesting subject with a long story.",
-    "You can find a lot about it if you look around.",
-    "In general one should simply do what feels right.",
-)
-REFUSALS = (
-    "I am sorry, but I cannot help with that.",
-    "As a language model I have no opinion about this.",
-    "asdf asdf. Please ask me something else.",
-    "I do not understand the question.",
-)
+# topics: thing, what it is for, three facts; a prompt asks about a thing, good answers use its facts
+WORDS = sample_words("arena")
 
 
 def sample_rows(num_rows: int, seed: int) -> list[Row]:
@@ -129,8 +41,10 @@ def sample_rows(num_rows: int, seed: int) -> list[Row]:
 
 
 def _sample_row(number: int, draw: random.Random) -> Row:
-    thing, use, *_ = topic = draw.choice(TOPICS)
-    prompt = draw.choice(PROMPTS).format(thing=thing, use=use, who=draw.choice(READERS), n=draw.randint(2, 9))
+    thing, use, *_ = topic = draw.choice(WORDS["topics"])
+    prompt = draw.choice(WORDS["prompts"]).format(
+        thing=thing, use=use, who=draw.choice(WORDS["readers"]), n=draw.randint(2, 9)
+    )
     quality = [draw.randint(0, 2), draw.randint(0, 2)]
     answers = [_sample_answer(kind, topic, draw) for kind in quality]
     label = 2 if quality[0] == quality[1] else int(quality[1] > quality[0])
@@ -145,17 +59,17 @@ def _sample_row(number: int, draw: random.Random) -> Row:
     }
 
 
-def _sample_answer(kind: int, topic: tuple[str, ...], draw: random.Random) -> str:
+def _sample_answer(kind: int, topic: list[str], draw: random.Random) -> str:
     thing, use, *facts = topic
     if kind == 0 and draw.random() < 0.5:
-        return draw.choice(REFUSALS)
+        return draw.choice(WORDS["refusals"])
     if kind == 0:  # fluent, and about something else
-        thing, use, *facts = draw.choice([other for other in TOPICS if other != topic])
-    sentences = draw.sample(VAGUE, draw.randint(1, 4))
+        thing, use, *facts = draw.choice([other for other in WORDS["topics"] if other != topic])
+    sentences = draw.sample(WORDS["vague"], draw.randint(1, 4))
     if kind != 1:
         sentences = [f"With {thing}, {fact}." for fact in draw.sample(facts, draw.randint(1, 3))]
         sentences += [f"That is what counts in {use}."] * draw.randint(0, 1)
-    return " ".join([draw.choice(OPENERS), *sentences]).strip()
+    return " ".join([draw.choice(WORDS["openers"]), *sentences]).strip()
 
 
 def to_example(row: Row) -> Example:

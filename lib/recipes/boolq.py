@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from lib.answers import metrics
 from lib.config import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig
-from lib.recipe import Example, Prediction, Recipe, Row, Scores
+from lib.recipe import Example, Prediction, Recipe, Row, Scores, sample_words
 
 CONFIG = Config(
     recipe="boolq",
@@ -27,41 +27,8 @@ COLUMNS = ("question", "passage", "answer")
 LABELS = ("no", "yes")
 YES, NO = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
 
-# (a kind of thing, names, what can be said of one: the words after "is", facts that answer nothing)
-KINDS = (
-    (
-        "bridge",
-        ("Harrow", "Elstead", "Corrin", "Maddow", "Sallow"),
-        ("open to pedestrians", "made of stone", "lit at night", "older than the town", "free of tolls"),
-        ("It crosses the river below the mill.", "Two engineers drew it.", "Swallows nest under its arches."),
-    ),
-    (
-        "library",
-        ("Fenton", "Ashby", "Quill", "Norwood", "Tamar"),
-        ("open on Sundays", "free for visitors", "heated in winter", "run by the city", "lending films"),
-        ("It stands beside the station.", "A reading room faces the park.", "The catalogue is on cards."),
-    ),
-    (
-        "plant",
-        ("Marsh lantern", "Grey sorrel", "Wax thistle", "Stone pea", "Velvet reed"),
-        ("safe to eat", "found in Europe", "green all year", "used as a dye", "protected by law"),
-        ("Its leaves are narrow.", "It was first drawn in 1790.", "Bees visit it in June."),
-    ),
-    (
-        "train",
-        ("Northern Arrow", "Lake Runner", "Silver Coast", "Hill Mail", "Valley Star"),
-        (
-            "faster than the bus",
-            "driven by steam",
-            "stopping at Halford",
-            "running at night",
-            "fully booked in May",
-        ),
-        ("Its coaches are blue.", "The timetable changes in spring.", "It leaves from platform two."),
-    ),
-)
-SAID = ("The {name} {kind} is {claim}.", "Since {year} the {name} {kind} has been {claim}.")
-DENIED = ("The {name} {kind} is not {claim}.", "The {name} {kind} was never {claim}.")
+# kinds: a kind of thing, names, what can be said of one (the words after "is"), facts that answer nothing
+WORDS = sample_words("boolq")
 
 
 def sample_rows(num_rows: int, seed: int) -> list[Row]:
@@ -72,12 +39,12 @@ def sample_rows(num_rows: int, seed: int) -> list[Row]:
 
 
 def _sample_row(number: int, draw: random.Random) -> Row:
-    kind, names, claims, facts = draw.choice(KINDS)
+    kind, names, claims, facts = draw.choice(WORDS["kinds"])
     name, claim = draw.choice(names), draw.choice(claims)
     answer = draw.random() < 0.6
     words = {"name": name, "kind": kind, "claim": claim, "year": draw.randint(1850, 2020)}
     sentences = [
-        draw.choice(SAID if answer else DENIED).format(**words),
+        draw.choice(WORDS["said"] if answer else WORDS["denied"]).format(**words),
         *draw.sample(facts, draw.randint(1, 3)),
     ]
     draw.shuffle(sentences)
@@ -112,39 +79,6 @@ def _text(name: str, value: object) -> str:
     return value
 
 
-def _probe(question: str, passage: str, answer: bool) -> Row:
-    return {"question": question, "passage": passage, "answer": answer}
-
-
-PROBES = (
-    _probe(
-        "can penguins fly",
-        "Penguins are flightless birds. Their wings have become flippers, with which they swim after fish.",
-        False,
-    ),
-    _probe(
-        "is the mariana trench deeper than mount everest is high",
-        "The Mariana Trench reaches 10,900 metres below the sea. Mount Everest rises 8,849 metres above it.",
-        True,
-    ),
-    _probe(
-        "did the first train of the line run before 1900",
-        "The line was surveyed in 1891. Money ran out twice, and the first train ran in May 1904.",
-        False,
-    ),
-    _probe(
-        "do you need a ticket for the museum on sundays",
-        "Admission to the museum costs six euros. On Sundays everyone enters free and without a ticket.",
-        False,
-    ),
-    _probe(
-        "is glass made from sand",
-        "Most glass is made by melting silica sand with soda ash and limestone in a furnace.",
-        True,
-    ),
-)
-
-
 def score(predictions: Sequence[Prediction]) -> Scores:
     return {"log_loss": metrics.log_loss(predictions), "accuracy": metrics.accuracy(predictions)}
 
@@ -157,7 +91,7 @@ RECIPE = Recipe(
     labels=LABELS,
     family="decoder",
     sample=sample_rows,
-    probes=PROBES,
+    probes=tuple(WORDS["probes"]),
     to_example=to_example,
     score=score,
     better="lower",
