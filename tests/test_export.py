@@ -26,8 +26,7 @@ from lib.base.files import read_json, read_lines, write_json
 from lib.command_line import parse
 from lib.config import Config
 from lib.evaluation.trained import TrainedRun
-from lib.export import card, make, push
-from lib.models import merging
+from lib.export import card, make, merging, push
 from lib.runs.folder import RunFolder
 from tests.tools import ROOT, SHORT, command, local_hub, only_run, small_decoder, start, wide_model
 from tests.tools import run as run_script
@@ -352,18 +351,17 @@ def front_of(page: str) -> dict[str, Any]:
 
 
 def test_no_name_breaks_the_cards_yaml_or_its_tables(tiny: Path) -> None:
-    loaded = recipe.load("arena")
     hostile = "a: [b\n---\n# '\"| ```python \ud83d {{ x }}"
     config: Config = RunFolder(tiny).config()
     config = replace(config, data=replace(config.data, data=hostile))
     base = card.Origin(hostile, "org/base\n---\nlicense: mit", "x: y")
     data = card.Origin(hostile, hostile, hostile)
-    front = card.front_matter(loaded, config, base, data, {"test": {"scores": {"log_loss": 1}}}, False)
+    run = replace(TrainedRun.open(tiny), config=config)
+    front = card.front_matter(run, base, data, {"test": {"scores": {"log_loss": 1}}}, False)
     found = front_of(f"---\n{front}\n---\n")
     assert found["license"] == "unknown" and found["metrics"] == ["log_loss"]
     assert found["base_model"] == "org/base\n---\nlicense: mit" and found["datasets"] == [hostile]
     assert "\n" not in card.words(hostile) and "\\|" in card.words(hostile)
-    run = replace(TrainedRun.open(tiny), config=config)
     page = card.render(run, tiny / "checkpoints" / "best" / "backbone", False, None)
     assert page.count("```") == 2 and page.count("\n---\n") == 1
     assert front_of(page)["library_name"] == "transformers"

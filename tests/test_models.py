@@ -18,7 +18,7 @@ from lib.config import Config, DataConfig, ModelConfig
 from lib.data.collate import Grouped, TokenGroup
 from lib.data.rows import pack
 from lib.models import backbone, cpu_attention, cpu_dropout, freezing, heads, tiny
-from lib.models.heads import Classifier
+from lib.models.heads import Classifier, HeadShape
 from lib.models.placement import place
 from lib.process import precision
 from lib.recipe import Example
@@ -360,7 +360,7 @@ def test_a_new_head_is_decided_by_the_seed_and_leaves_other_draws_alone() -> Non
 
     def head(seed: int) -> Tensor:
         return torch.cat(
-            [p.flatten() for p in Classifier(Backbone(), 2, 3, "mean", False, [], seed).parameters()]
+            [p.flatten() for p in Classifier(Backbone(), "mean", [], HeadShape(2, 3), seed).parameters()]
         )
 
     torch.manual_seed(5)

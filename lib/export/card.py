@@ -101,7 +101,7 @@ def render(run: TrainedRun, export: Path, full: bool, checked: Any) -> str:
     )
     environment.filters |= {"words": words, "code": code, "literal": repr, "interval": _interval}
     page = environment.get_template("card.md.jinja").render(
-        front=front_matter(recipe, config, base, data, splits, adapter),
+        front=front_matter(run, base, data, splits, adapter),
         run=folder.path.name,
         recipe_name=config.recipe,
         base=base,
@@ -121,17 +121,18 @@ def render(run: TrainedRun, export: Path, full: bool, checked: Any) -> str:
 
 
 def front_matter(
-    recipe: Recipe, config: Config, base: Origin, data: Origin, splits: dict[str, Summary], adapter: bool
+    run: TrainedRun, base: Origin, data: Origin, splits: dict[str, Summary], adapter: bool
 ) -> str:
     """YAML between its dashes; only what the hub can look up."""
     from huggingface_hub import ModelCardData
 
+    lora = ["lora"] if run.config.adapter.lora_rank else []
     header = ModelCardData(
         license=base.licence if re.fullmatch(r"[a-z0-9.+-]+", base.licence) else UNKNOWN,
         base_model=base.hub_id,
         datasets=[data.hub_id] if data.hub_id else None,
         library_name="peft" if adapter else "transformers",
-        tags=[config.recipe, recipe.task, *(["lora"] if config.adapter.lora_rank else []), "fine-tuned"],
+        tags=[run.config.recipe, run.recipe.task, *lora, "fine-tuned"],
         metrics=list(splits["test"]["scores"]) if "test" in splits else None,
     )
     return header.to_yaml()
@@ -193,7 +194,7 @@ def _example_values(recipe: Recipe, config: Config, export: Path, adapter: bool)
 def _example(recipe: Recipe, config: Config) -> Example:
     """A generated row, so that no data set's text is published: the first test row of a run on samples."""
     examples = [recipe.to_example(row) for row in recipe.sample(max(100, config.data.sample_rows), 0)]
-    found = next(example for example in examples if side_of(example["group"]) == "test")
+    example = next(example for example in examples if side_of(example["group"]) == "test")
     if not getattr(config.task, "prompt", True):
-        found.pop("context", None)
-    return found
+        example.pop("context", None)
+    return example

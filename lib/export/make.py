@@ -24,9 +24,8 @@ from lib.base.files import Lock, fsync_folder, read_json, write_text
 from lib.base.source_code import ROOT
 from lib.config import Config
 from lib.evaluation.trained import TrainedRun
-from lib.export import card
+from lib.export import card, merging
 from lib.export.check import is_adapter
-from lib.models import merging
 from lib.process.signals import SIGNALS
 
 HEAD = "head.safetensors"
@@ -147,7 +146,7 @@ def _write(run: TrainedRun, into: Path, adapter_only: bool, full: bool) -> None:
             shutil.copyfile(path, into / path.name)
         card.name_base(into, run.config)
     else:
-        backbone = merging.whole(model, task.described, task.kind, run.config, best, full)
+        backbone = merging.whole(model, run, task, full)
         backbone.config.use_cache = True  # training switches it off; who generates wants it
         _save(backbone, into)
     task.tokenizer.save_pretrained(into)

@@ -1,7 +1,7 @@
 """A backbone with a small head: token vectors -> one vector a sequence -> classes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -85,22 +85,24 @@ def in_float32(head: nn.Module, vectors: Tensor) -> Tensor:
     return outputs
 
 
+class HeadShape(NamedTuple):
+    """What a classifier's head takes and gives."""
+
+    num_texts: int
+    num_outputs: int
+    both_orders: bool = False
+    """Answers for the texts turned round as well."""
+
+
 class Classifier(Encoder):
     """The vectors of a row's texts side by side, a hidden layer, the classes."""
 
     def __init__(
-        self,
-        backbone: Any,
-        num_texts: int,
-        num_outputs: int,
-        pooling: str,
-        both_orders: bool,
-        frozen: list[nn.Module],
-        seed: int,
+        self, backbone: Any, pooling: str, frozen: list[nn.Module], shape: HeadShape, seed: int
     ) -> None:
         super().__init__(backbone, pooling, frozen)
-        self.num_texts, self.both_orders = num_texts, both_orders
-        self.head = new_head(num_texts * self.hidden_size, self.hidden_size, num_outputs, seed)
+        self.num_texts, self.both_orders = shape.num_texts, shape.both_orders
+        self.head = new_head(shape.num_texts * self.hidden_size, self.hidden_size, shape.num_outputs, seed)
 
     def vectors(self, grouped: Grouped) -> Tensor:
         """(rows, texts, hidden) one vector a text, in float32"""

@@ -39,7 +39,7 @@ class Parameter:
     name: str
     """As the file says it: `lr` or `optim.lr`."""
     key: str
-    type: Any = None
+    type: Any
     """Of the field."""
     values: tuple[Any, ...] = ()
     low: float = 0.0
@@ -80,11 +80,11 @@ def read(path: str | None, config: Config) -> Space:
     problems: list[str] = []
     goal = _metric(tree, recipe, problems.append)
     _sections(tree, problems.append)
-    found = tree.get("parameters")
-    if not isinstance(found, dict) or not found:
+    specs = tree.get("parameters")
+    if not isinstance(specs, dict) or not specs:
         problems.append('"parameters" must name at least one, {"lr": {"min": 1e-5, "max": 1e-3}} say')
-        found = {}
-    parameters = tuple(_parameters(found, types(config), problems.append))
+        specs = {}
+    parameters = tuple(_parameters(specs, types(config), problems.append))
     if path is not None and not config.smoke:
         problems += _given_twice(parameters, config, recipe)
     if config.smoke:
@@ -162,7 +162,7 @@ def _parameters(
         else:
             seen[key] = name
             try:
-                yield replace(_parameter(name, key, known[key], spec), type=known[key])
+                yield _with_spec(Parameter(name, key, known[key]), spec)
             except ValueError as error:
                 say(f"{name}: {error}")
 
@@ -175,8 +175,8 @@ def _unsearchable(key: str) -> str | None:
     return None
 
 
-def _parameter(name: str, key: str, kind: Any, spec: Any) -> Parameter:
-    """Raises ValueError with the first thing wrong."""
+def _with_spec(item: Parameter, spec: Any) -> Parameter:
+    """With its values or its range. Raises ValueError with the first thing wrong."""
     if not isinstance(spec, dict):
         raise ValueError(f'it is {spec!r}; write {{"value": ...}}, {{"values": [...]}} or {{"min", "max"}}')
     form = _form(spec)
@@ -185,13 +185,13 @@ def _parameter(name: str, key: str, kind: Any, spec: Any) -> Parameter:
         if not isinstance(values, list) or not values:
             raise ValueError(f"values is {values!r}; it must be a list of at least one")
         for value in values:
-            if not kinds.fits(value, kind):
-                raise ValueError(f"{json.dumps(value)} is no {kinds.in_words(kind)}")
-        values = [kinds.restored(value, kind) for value in values]
+            if not kinds.fits(value, item.type):
+                raise ValueError(f"{json.dumps(value)} is no {kinds.in_words(item.type)}")
+        values = [kinds.restored(value, item.type) for value in values]
         if doubled := [value for value in values if values.count(value) > 1]:
             raise ValueError(f"{doubled[0]!r} stands there twice")
-        return Parameter(name, key, values=tuple(values))
-    return _range(name, key, kind, form, spec["min"], spec["max"])
+        return replace(item, values=tuple(values))
+    return _with_range(item, form, spec["min"], spec["max"])
 
 
 def _form(spec: dict[str, Any]) -> str:
@@ -216,7 +216,7 @@ def _form(spec: dict[str, Any]) -> str:
     return str(form)
 
 
-def _range(name: str, key: str, kind: Any, form: str, low: Any, high: Any) -> Parameter:
+def _with_range(item: Parameter, form: str, low: Any, high: Any) -> Parameter:
     for end in (low, high):
         if not kinds.fits(end, float) or (form == "int_uniform" and not kinds.fits(end, int)):
             raise ValueError(f"{json.dumps(end)} is no end of a range of {form}")
@@ -224,13 +224,13 @@ def _range(name: str, key: str, kind: Any, form: str, low: Any, high: Any) -> Pa
         raise ValueError(f'the range from {low} to {high} is empty; one value is written {{"value": {low}}}')
     if form == "log_uniform_values" and low <= 0:
         raise ValueError(f"min is {low}; a logarithm needs it above 0")
-    if not kinds.fits(low if form == "int_uniform" else 0.5, kind):
-        whole = "; int_uniform gives whole ones" if kinds.fits(1, kind) else ""
-        raise ValueError(f"a range of {form} does not fit, it takes a {kinds.in_words(kind)}{whole}")
+    if not kinds.fits(low if form == "int_uniform" else 0.5, item.type):
+        whole = "; int_uniform gives whole ones" if kinds.fits(1, item.type) else ""
+        raise ValueError(f"a range of {form} does not fit, it takes a {kinds.in_words(item.type)}{whole}")
     if form == "int_uniform":
-        return Parameter(name, key, low=low, high=high, kind="whole")
+        return replace(item, low=low, high=high, kind="whole")
     scale: Literal["log", "linear"] = "log" if form.startswith("log") else "linear"
-    return Parameter(name, key, low=float(low), high=float(high), kind=scale)
+    return replace(item, low=float(low), high=float(high), kind=scale)
 
 
 def _given_twice(parameters: tuple[Parameter, ...], config: Config, recipe: Recipe) -> list[str]:

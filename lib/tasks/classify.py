@@ -64,15 +64,9 @@ class Classify(ModelTask):
 
     def assemble(self, base: Any, frozen: list[nn.Module]) -> heads.Classifier:
         config, num_labels = self.config, len(self.recipe.labels)
-        return heads.Classifier(
-            base,
-            num_texts=self.num_texts,
-            num_outputs=1 if num_labels == 2 else num_labels,
-            pooling=backbone.pooling(self.described.config, config.model.pooling),
-            both_orders=self.both_orders,
-            frozen=frozen,
-            seed=config.optim.seed,
-        )
+        shape = heads.HeadShape(self.num_texts, 1 if num_labels == 2 else num_labels, self.both_orders)
+        pooling = backbone.pooling(self.described.config, config.model.pooling)
+        return heads.Classifier(base, pooling, frozen, shape, config.optim.seed)
 
     def collate(self, rows: Rows, indices: tuple[int, ...]) -> LabelledBatch:
         sequences = [sequence for row in indices for sequence in rows.sequences_of(row)]

@@ -4,29 +4,29 @@ A quantized run's forward pass multiplies with what its 4 or 8 bits stand for, s
 full-precision ones they were made from, are the weights that its scores belong to.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lib.config import Config
+from lib.evaluation.trained import TrainedRun
 from lib.models import adapters, backbone
+from lib.task import Task
 
 
-def whole(model: Any, described: Any, kind: Any, config: Config, folder: Path, full: bool) -> Any:
-    """The backbone of `model`, which was built from the checkpoint `folder`, in plain float32. Of a quantized
+def whole(model: Any, run: TrainedRun, task: Task, full: bool) -> Any:
+    """The backbone of `model`, which was built from the run's checkpoint, in plain float32. Of a quantized
     one the weights that its bits stand for, or with `full` those they were made from. peft's own merge into 4
     bits would round once more, so bits are written out first and the adapter is added in float32."""
-    merged, adapter = model.backbone, config.adapter
+    merged, config, adapter = model.backbone, run.config, run.config.adapter
     if adapter.quantize != "none":
-        plain = backbone.load(described, config.model, kind, config.optim.seed)
+        plain = backbone.load(task.described, config.model, task.kind, config.optim.seed)
         if not full:
             _write_out_bits(adapters.plain(merged), plain)
         merged = plain
         if adapter.lora_rank:
             merged = adapters.add(plain, adapter, config.optim.seed)
-            adapters.load(merged, folder / "adapter")
+            adapters.load(merged, run.checkpoint / "adapter")
     if adapter.lora_rank:
         merged = merged.merge_and_unload()
     return merged.eval()
