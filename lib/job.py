@@ -1,8 +1,9 @@
 """One run at work: what all its pieces share."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Unpack
 
+from lib.base.contents import Record, Status
 from lib.config import Config
 from lib.process.world import World
 from lib.recipe import Recipe
@@ -23,12 +24,12 @@ class Job:
     def with_config(self, config: Config) -> "Job":
         return replace(self, config=config)
 
-    def write_status(self, **values: Any) -> None:
+    def write_status(self, **values: Unpack[Status]) -> None:
         """status.json, by rank 0."""
         if self.world.is_main:
             self.folder.write_status(**values)
 
-    def write_record(self, **values: Any) -> None:
+    def write_record(self, **values: Unpack[Record]) -> None:
         """run.json, by rank 0."""
         if self.world.is_main:
             self.folder.write_record(**values)

@@ -16,6 +16,7 @@ import lib.recipes
 from lib import recipe as recipes
 from lib.answers import bootstrap, first_score, hits
 from lib.answers import load as answers_of
+from lib.base.contents import Lint
 from lib.base.exits import CheckError
 from lib.base.files import read_lines, write_json, write_lines
 from lib.config import DataConfig, to_dict
@@ -29,7 +30,6 @@ from lib.recipe import Example, Prediction, Recipe
 from lib.reports import summary
 from lib.reports.compare import compare
 from lib.reports.report import write_report
-from lib.runs.contents import Lint
 from lib.runs.folder import RunFolder
 
 NUMBER = """

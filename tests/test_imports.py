@@ -34,7 +34,7 @@ LAYERS = (
     ("lib.recipes",),
     ("lib.data", "lib.corpus.sources", "lib.corpus.splits", "lib.corpus.doubles"),
     ("lib.answers",),
-    ("lib.runs.contents", "lib.reports.page"),
+    ("lib.reports.page",),
     ("lib.recipe",),
     ("lib.process",),
     ("lib.command_line",),

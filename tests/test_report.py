@@ -11,12 +11,12 @@ import pytest
 
 from lib import recipe as recipes
 from lib.answers import load as answers_of
+from lib.base.contents import Summary
 from lib.base.files import read_json, write_json, write_lines
 from lib.config import to_dict
 from lib.recipe import Example, Prediction
 from lib.reports import report, summary
 from lib.reports.report import write_report
-from lib.runs.contents import Summary
 from lib.runs.folder import RunFolder
 
 HOSTILE = (

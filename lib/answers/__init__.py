@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from lib.base.contents import Details
 from lib.recipe import Example, Prediction, Recipe
-from lib.runs.contents import Details
 
 
 class Answers(Protocol):

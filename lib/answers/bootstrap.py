@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lib.base.contents import Value
 from lib.recipe import Prediction, Scores
-from lib.runs.contents import Value
 
 MIN_ROWS = 30  # a percentile bootstrap of fewer rows finds differences that are not there
 PRACTICAL_ROWS = 1_000_000  # more rows than this nobody labels to settle a comparison

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from lib.answers import Answers, bootstrap, metrics
+from lib.base.contents import Details
 from lib.recipe import Example, Prediction, Recipe
 from lib.reports.page import LINE, TEXT, inline_svg
-from lib.runs.contents import Details
 
 MAJORITY = "majority class"
 # better than the majority class in one of these is better than chance

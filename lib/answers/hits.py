@@ -9,8 +9,8 @@ import numpy as np
 
 from lib.answers import Answers, bootstrap
 from lib.answers.bootstrap import Interval
+from lib.base.contents import Retrieval
 from lib.recipe import Example, Prediction, Scores
-from lib.runs.contents import Retrieval
 
 PLACES = (1, 3, 10)
 

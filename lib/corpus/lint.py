@@ -9,6 +9,7 @@ import numpy as np
 
 from lib.answers import Answers
 from lib.answers import load as answers_of
+from lib.base.contents import Lint, SplitLint
 from lib.base.exits import CheckError
 from lib.config import DataConfig
 from lib.corpus.corpus import Corpus
@@ -16,7 +17,6 @@ from lib.corpus.doubles import across_splits
 from lib.corpus.encoded import Encoded
 from lib.data.rows import EncodedRow
 from lib.recipe import Example
-from lib.runs.contents import Lint, SplitLint
 from lib.task import Task
 
 BINS = 8  # of the histogram of lengths, equally wide up to the longest sequence

@@ -3,13 +3,13 @@ evaluate.py."""
 
 from lib.answers import hits
 from lib.answers import load as answers_of
+from lib.base.contents import RunScores, Summary
 from lib.corpus.corpus import PROBES
 from lib.data.rows import Rows
 from lib.evaluation.predictor import Predictor
 from lib.evaluation.trained import TrainedRun
 from lib.recipe import Example
 from lib.reports import summary
-from lib.runs.contents import RunScores, Summary
 from lib.runs.folder import RunFolder
 
 

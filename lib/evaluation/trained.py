@@ -7,6 +7,7 @@ from torch import nn
 
 from lib import recipe as recipes
 from lib.base.console import speak
+from lib.base.contents import Summary
 from lib.base.files import read_json
 from lib.config import Config
 from lib.corpus import contexts
@@ -21,7 +22,6 @@ from lib.process.world import World
 from lib.recipe import Recipe
 from lib.retrieval.folder import Index
 from lib.runs import resume
-from lib.runs.contents import Summary
 from lib.runs.folder import RunFolder
 from lib.task import Task
 from lib.tasks import make as make_task

@@ -12,6 +12,7 @@ from typing import Any
 
 from lib.answers.bootstrap import Interval
 from lib.base import hub
+from lib.base.contents import Record, Summary, Value
 from lib.base.files import read_json, write_json
 from lib.config import Config, to_dict
 from lib.config_keys import flatten
@@ -21,7 +22,6 @@ from lib.evaluation.trained import TrainedRun
 from lib.export.check import is_adapter, open_task
 from lib.models import adapters, backbone
 from lib.recipe import Example, Recipe
-from lib.runs.contents import Summary, Value
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 UNKNOWN = "unknown"
@@ -65,13 +65,13 @@ def _licence_in(folder: Path) -> str | None:
     return None
 
 
-def data_of(config: Config, record: dict[str, Any]) -> Origin:
+def data_of(config: Config, record: Record) -> Origin:
     """The data set and the licence that the run recorded for it."""
     name, licence = config.data.data, record.get("licence", UNKNOWN)
     if name == "sample":
         return Origin("generated sample rows", None, licence)
-    if record.get("revision"):
-        return Origin(f"{name} at commit {record['revision'][:12]}", hub.parts_of(name)[0], licence)
+    if revision := record.get("revision"):
+        return Origin(f"{name} at commit {revision[:12]}", hub.parts_of(name)[0], licence)
     files = ", ".join(f"{file} (sha256 {digest[:12]})" for file, digest in record.get("files", {}).items())
     return Origin(f"local files: {files}", None, f"{UNKNOWN} (the recipe's own data: {licence})")
 

@@ -17,12 +17,12 @@ import numpy as np
 from lib import recipe as recipes
 from lib.answers import Answers
 from lib.answers import load as answers_of
+from lib.base.contents import RunScores
 from lib.base.files import read_json, read_lines
 from lib.config import Config, to_dict
 from lib.config_keys import flatten
 from lib.recipe import Example, Prediction, Recipe
 from lib.reports.page import ACCENT, ALARM, FAINT, TEXT, WIDTHS, dress, inline_svg, render, write_page
-from lib.runs.contents import RunScores
 from lib.runs.folder import FORMAT, RunFolder
 
 if TYPE_CHECKING:  # matplotlib takes a second to import

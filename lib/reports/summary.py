@@ -7,8 +7,8 @@ from typing import cast
 from lib.answers import bootstrap, hits
 from lib.answers import load as answers_of
 from lib.answers.bootstrap import Interval
+from lib.base.contents import Summary
 from lib.recipe import Prediction, Recipe
-from lib.runs.contents import Summary
 
 
 def summarize(

@@ -6,9 +6,10 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from lib import recipe as recipes
+from lib.base.contents import Record, Status
 from lib.base.files import Lock, read_json, write_csv, write_json, write_lines
 from lib.config import Config, from_dict, to_dict
 
@@ -22,17 +23,17 @@ class Folder:
     path: Path
     _lock: Lock | None = field(default=None, repr=False)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """Empty when there is none, or when a power loss cut it short: the checkpoints say more."""
         try:
-            return read_json(self.path / "status.json")
+            status: Status = read_json(self.path / "status.json")
         except ValueError:
-            return {}
+            status = {}
+        return status
 
-    def write_status(self, **values: Any) -> None:
-        """phase, step, num_steps, exit_code (None while it runs)."""
-        new = self.status() | values | {"pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        write_json(self.path / "status.json", new)
+    def write_status(self, **values: Unpack[Status]) -> None:
+        now: Status = {"pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_json(self.path / "status.json", self.status() | values | now)
 
     def lock(self) -> None:
         """Hold the folder until `unlock` or the end of this process. Raises ValueError when a live process
@@ -101,17 +102,14 @@ class RunFolder(Folder):
     def write_config(self, config: Config) -> None:
         write_json(self.path / "config.json", to_dict(config))
 
-    def record(self) -> dict[str, Any]:
-        """run.json: fingerprints, environment, cost."""
-        return read_json(self.path / "run.json")
-
-    @property
-    def has_record(self) -> bool:
-        return (self.path / "run.json").exists()
-
-    def write_record(self, **values: Any) -> None:
+    def record(self) -> Record:
+        """run.json; empty when there is none yet. Raises ValueError when it is damaged."""
         path = self.path / "run.json"
-        write_json(path, (read_json(path) if path.exists() else {}) | values)
+        record: Record = read_json(path) if path.exists() else {}
+        return record
+
+    def write_record(self, **values: Unpack[Record]) -> None:
+        write_json(self.path / "run.json", self.record() | values)
 
 
 def find(word: str, runs_dir: str) -> Path:

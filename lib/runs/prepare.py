@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.base.console import speak
+from lib.base.contents import Record
 from lib.base.exits import code_of
 from lib.config import Config, experiment
 from lib.process import precision
@@ -87,12 +88,12 @@ def prepare(
     )
 
 
-def _begun(folder: RunFolder | None) -> dict[str, Any]:
+def _begun(folder: RunFolder | None) -> Record:
     """What is recorded of the run that goes on; empty for a new one. Raises ValueError when it never
     began."""
     if folder is None:
         return {}
-    begun = folder.record() if folder.has_record else {}
+    begun = folder.record()
     if "fingerprints" not in begun:
         raise ValueError(
             f"{folder.path} was refused or killed before it began; start over with --resume never"

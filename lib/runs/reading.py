@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lib.base.contents import Lint
 from lib.base.files import read_json, write_json, write_lines
 from lib.config import Config
 from lib.corpus import contexts, lint
@@ -15,7 +16,6 @@ from lib.recipe import Recipe
 from lib.retrieval.folder import Index
 from lib.runs import folder as folders
 from lib.runs import record, resume
-from lib.runs.contents import Lint
 from lib.runs.folder import RunFolder
 from lib.task import Task
 from lib.tasks import make as make_task

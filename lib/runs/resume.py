@@ -140,16 +140,17 @@ def check_base(
 ) -> None:
     """Raises CheckError when what no checkpoint keeps (a frozen base, its tokenizer) is not what the run
     began with. `weights`: as for base_fingerprint."""
-    found = base_fingerprint(model, task, weights)
-    if not found:
+    now = base_fingerprint(model, task, weights)
+    if not now:
         return
-    before = folder.record()
-    device, then = next(model.parameters()).device.type, before["environment"]["device"]
+    record = folder.record()
+    device, then = next(model.parameters()).device.type, record["environment"]["device"]
     if device != then and not all(parameter.is_floating_point() for parameter in model.parameters()):
         # a GPU and a CPU do not quantize to the same bits
         speak(f"the base was quantized on {then}, now on {device}: its weights are not compared")
-        found = {}
-    check_fingerprints({"base": before["base"]} | before["fingerprints"], found | task.fingerprints(), advice)
+        now = {}
+    before = {"base": record["base"] or ""} | record["fingerprints"]
+    check_fingerprints(before, now | task.fingerprints(), advice)
 
 
 def as_trained(folder: RunFolder, best: Path) -> Config:

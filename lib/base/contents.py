@@ -1,6 +1,40 @@
 """What the JSON files of a run folder hold, for those who write them and those who read them."""
 
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
+
+
+class Status(TypedDict, total=False):
+    """status.json, of a run or of a sweep."""
+
+    phase: str
+    step: int
+    num_steps: int
+    trial: int
+    num_trials: int
+    exit_code: int | None  # None while it runs
+    pid: int
+    time: str
+
+
+class Record(TypedDict, total=False):
+    """run.json, which grows while a run goes on; one that never began lacks most of it."""
+
+    rows: dict[str, int]  # by split
+    counts: dict[str, int]  # empty responses, contexts cut ...
+    num_rejected: int
+    revision: str | None  # the commit of a hub data set
+    files: dict[str, str]  # name -> sha256
+    licence: str
+    fingerprints: dict[str, str]  # data, split, tokenizer, model, code, perhaps index
+    environment: dict[str, Any]  # versions, hardware, precision, ranks, threads
+    command: str
+    model_commit: str | None
+    experiment: dict[str, Any]  # the configuration's parts that decide numbers
+    weights: str  # fingerprint, at the start
+    base: str | None  # of those that no checkpoint keeps
+    parameters: dict[str, int]  # trainable, total, bytes
+    training_seconds: float
+    peak_gib: float | None
 
 
 class Value(TypedDict):
