@@ -39,18 +39,17 @@ def main() -> None:
     from lib.reports import summary
     from lib.runs.folder import find
 
-    found = rescore(
-        find(asked.run, asked.runs_dir), asked.split, asked.data, asked.threads, asked.from_artifact
-    )
-    print("\n".join(summary.table(found["scores"])))
-    if asked.data is None and found["said"] is not None:
-        same = found["said"]["scores"] == found["scores"]["scores"]
-        print(
-            "the same to the last digit as training reported" if same else "NOT the same as training reported"
-        )
-        if not same:
-            print("\n".join(summary.table(found["said"])))
-    print(f"predictions and scores: {found['folder']}")
+    run = find(asked.run, asked.runs_dir)
+    rescored = rescore(run, asked.split, asked.data, asked.threads, asked.from_artifact)
+    print("\n".join(summary.table(rescored.now)))
+    before = rescored.before
+    if asked.data is None and before is not None:
+        if before["scores"] == rescored.now["scores"]:
+            print("the same to the last digit as training reported")
+        else:
+            print("NOT the same as training reported")
+            print("\n".join(summary.table(before)))
+    print(f"predictions and scores: {rescored.folder}")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def main() -> None:
     checked = make.export(
         find(asked.run, asked.runs_dir), asked.out, asked.adapter_only, asked.base, asked.check
     )
-    print(make.said(asked.out, checked))
+    print(make.in_words(asked.out, checked))
     if asked.push is not None:
         print(push.send(asked.out, asked.push, private=not asked.public, dry_run=asked.dry_run))
 

@@ -36,13 +36,13 @@ def main() -> int:
     config = settled(asked.config, default)
     from lib.sweep import space
 
-    found = space.read(asked.space, config)
+    searched = space.read(asked.space, config)
     from lib.process import dist
     from lib.sweep.sweep import sweep
 
     if dist.under_torchrun():
         raise ValueError("a sweep starts one run after another; leave torchrun out and use --devices N")
-    return sweep(config, found, asked.trials)
+    return sweep(config, searched, asked.trials)
 
 
 if __name__ == "__main__":

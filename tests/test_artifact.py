@@ -70,7 +70,7 @@ def test_the_fetched_checkpoint_gives_the_same_digits_without_the_run_folders_ow
     assert not (service.at / "optimizer.safetensors").exists()
     monkeypatch.setattr("lib.evaluation.trained.best_checkpoint", None)  # not even looked at
     found = rescore(finished, None, None, None, from_artifact=True)
-    assert found["scores"]["scores"] == found["said"]["scores"]
+    assert found.before is not None and found.now["scores"] == found.before["scores"]
     assert checkpoint.verify(next((finished / "artifact").iterdir())) == "optimizer.safetensors is missing"
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_or_cut_artifact_is_said_and_the_run_folder_is_read(
     found = rescore(finished, None, None, None, from_artifact=True)
     said = capsys.readouterr().out
     assert "WARNING: the artifact is not used" in said and file in said
-    assert found["scores"]["scores"] == found["said"]["scores"]
+    assert found.before is not None and found.now["scores"] == found.before["scores"]
 
 
 def test_a_service_that_is_away_or_lies_is_said_and_the_run_folder_is_read(
@@ -100,7 +100,7 @@ def test_a_service_that_is_away_or_lies_is_said_and_the_run_folder_is_read(
     monkeypatch.setattr(wandb, "Api", away)
     found = rescore(finished, None, None, None, from_artifact=True)
     assert "CommError: no route" in capsys.readouterr().out
-    assert found["scores"]["scores"] == found["said"]["scores"]
+    assert found.before is not None and found.now["scores"] == found.before["scores"]
 
 
 def test_names_are_what_wandb_allows_and_other_runs_are_read_from_their_folder(

@@ -45,8 +45,8 @@ def test_rows_that_made_or_chose_the_model_are_no_new_rows(
 
 def test_test_rows_are_new_to_the_run(finished: Path, tmp_path: Path) -> None:
     found = rescore(finished, None, write(tmp_path / "rows.jsonl", ROWS[50:]), None)
-    assert found["scores"]["num_rows"] == 10
-    assert sorted(path.name for path in Path(found["folder"]).iterdir()) == ["predictions", "scores.json"]
+    assert found.now["num_rows"] == 10
+    assert sorted(path.name for path in found.folder.iterdir()) == ["predictions", "scores.json"]
 
 
 @pytest.mark.parametrize(

@@ -596,17 +596,15 @@ def test_a_run_with_an_index_stops_goes_on_and_scores_the_same(
         tmp_path / "others.jsonl", [{k: v for k, v in row.items() if k != "context"} for row in others]
     )
     found = rescore(folder, None, str(file), None)
-    assert found["scores"]["num_rows"] == 10
-    assert len(read_lines(Path(found["folder"]) / "contexts.jsonl")) == 10
+    assert found.now["num_rows"] == 10
+    assert len(read_lines(found.folder / "contexts.jsonl")) == 10
 
     # new rows are answered as the run's own were: with what the same index finds
     answers = predict(folder, str(file), tmp_path / "said.jsonl", None, None)
     said = {line["id"]: line["probabilities"] for line in read_lines(answers.path)}
-    scored = read_lines(Path(found["folder"]) / "predictions" / "data.jsonl")
+    scored = read_lines(found.folder / "predictions" / "data.jsonl")
     assert said == {line["id"]: line["probabilities"] for line in scored}
-    assert read_lines(tmp_path / "said.contexts.jsonl") == read_lines(
-        Path(found["folder"]) / "contexts.jsonl"
-    )
+    assert read_lines(tmp_path / "said.contexts.jsonl") == read_lines(found.folder / "contexts.jsonl")
 
 
 def test_rows_with_a_context_keep_it_unless_told(built: Path, tmp_path: Path) -> None:

@@ -99,10 +99,10 @@ def kept(splits: Splits, config: Config, file: Path) -> Splits:
     return _put(splits, config, by_id)
 
 
-def _put(splits: Splits, config: Config, found: dict[str, Found]) -> Splits:
+def _put(splits: Splits, config: Config, by_id: dict[str, Found]) -> Splits:
     return {
         split: [
-            _with_context(row, found[row["id"]]) if row["id"] in found and wanting([row], config) else row
+            _with_context(row, by_id[row["id"]]) if row["id"] in by_id and wanting([row], config) else row
             for row in rows
         ]
         for split, rows in splits.items()

@@ -55,4 +55,4 @@ class Predictor:
         batch = self.task.collate(rows, indices).to(self.world.device)
         with torch.inference_mode(), self.world.autocast():
             answers = self.task.predict(self.model, batch)
-        return [Prediction(id=rows.ids[row], **said) for row, said in zip(indices, answers, strict=True)]  # type: ignore[typeddict-item]
+        return [Prediction(id=rows.ids[row], **answer) for row, answer in zip(indices, answers, strict=True)]  # type: ignore[typeddict-item]

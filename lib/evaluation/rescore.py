@@ -1,8 +1,9 @@
 """Score a finished run once more, in a fresh process, from its best checkpoint: the same rows, or others."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from lib.base.contents import Summary
 from lib.base.files import write_json
 from lib.command_line import refuse_threads
 from lib.corpus import contexts, splits
@@ -12,9 +13,18 @@ from lib.evaluation.trained import TrainedRun
 from lib.runs.folder import RunFolder, new_folder
 
 
+@dataclass(frozen=True)
+class Rescored:
+    """The scores of one split, now and as training reported them (None: it did not)."""
+
+    folder: Path
+    now: Summary
+    before: Summary | None
+
+
 def rescore(
     path: Path, split: str | None, data: str | None, threads: int | None, from_artifact: bool = False
-) -> dict[str, Any]:
+) -> Rescored:
     """Scores of `split` (test by default), or of every row of `data`, written with the predictions into a
     folder of their own under the run's `evaluations/`. Threads default to what training used, so that the
     scores are the same bits. Raises ValueError (no such run, bad rows), CheckError (rows changed, rows seen
@@ -43,7 +53,7 @@ def rescore(
     except BaseException:
         into.remove()
         raise
-    return {"folder": str(into.path), "scores": scores["splits"][split], "said": run.scores(split)}
+    return Rescored(into.path, scores["splits"][split], run.scores(split))
 
 
 def _with_other_rows(run: TrainedRun, own: Corpus, data: str) -> Corpus:

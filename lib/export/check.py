@@ -80,15 +80,15 @@ def score(run: TrainedRun, folder: Path, examples: list[Any]) -> dict[str, Any]:
     model = place(open_model(config, task, folder), world.device, world.precision).eval()
     rows = encoded_rows.pack(task.encode(examples, lambda: None))
     predictor = Predictor(task, model, world, config.optim.token_budget)
-    said: list[Prediction] = []
+    predictions: list[Prediction] = []
     for batch in evaluation_batches(task.costs(rows), config.optim.token_budget):
-        if len(said) < ENOUGH:
-            said += predictor.answer(rows, batch.rows)
+        if len(predictions) < ENOUGH:
+            predictions += predictor.answer(rows, batch.rows)
     stored = {row["id"]: row for row in read_lines(run.folder.predictions("test"))}
     answers = answers_of(run.recipe)
-    largest = max(answers.distance(row, stored[row["id"]]) for row in said)
+    largest = max(answers.distance(row, stored[row["id"]]) for row in predictions)
     where = str(world).partition(" on ")[2].partition(",")[0]  # "cpu (the machine's name)"
-    return {"rows": len(said), "largest": largest, "where": where, "torch": torch.__version__}
+    return {"rows": len(predictions), "largest": largest, "where": where, "torch": torch.__version__}
 
 
 def main() -> int:

@@ -64,7 +64,7 @@ def export(path: Path, out: Path, adapter_only: bool, base: Base | None, check: 
     return checked
 
 
-def said(out: Path, checked: Checked | None) -> str:
+def in_words(out: Path, checked: Checked | None) -> str:
     """One or two lines for people."""
     if checked is None:
         return f"exported to {out}; NOT checked (--no-check)"

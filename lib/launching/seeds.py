@@ -20,7 +20,7 @@ def train(config: Config, once: Callable[..., int]) -> int:
     an earlier call finished is not trained again; the first run that does not end well ends this."""
     stop = StopFlag()  # of all of them, so that a signal between two is not lost
     seeds = range(config.optim.seed, config.optim.seed + config.tracking.seeds)
-    found: dict[int, RunFolder] = {}
+    runs: dict[int, RunFolder] = {}
     for seed in seeds:
         tracking = replace(config.tracking, seeds=1)
         one = replace(config, optim=replace(config.optim, seed=seed), tracking=tracking)
@@ -30,10 +30,10 @@ def train(config: Config, once: Callable[..., int]) -> int:
         if run is None:
             return code
         speak(f"seed {seed}: {run.path}")
-        found[seed] = run
-        check_same_rows(list(found.values()))
-    summary = summarize(found)
-    path = found[seeds[-1]].path / "seeds.json"
+        runs[seed] = run
+        check_same_rows(list(runs.values()))
+    summary = summarize(runs)
+    path = runs[seeds[-1]].path / "seeds.json"
     write_json(path, summary)
     for line in table(summary):
         speak(line)
@@ -44,21 +44,23 @@ def train(config: Config, once: Callable[..., int]) -> int:
 def summarize(runs: dict[int, RunFolder]) -> dict[str, dict[str, dict[str, object]]]:
     """split -> score -> values by seed, mean, and standard deviation (of a sample: n - 1)."""
     scores = {seed: read_json(run.path / "scores.json")["splits"] for seed, run in runs.items()}
-    found: dict[str, dict[str, dict[str, object]]] = {}
+    spreads: dict[str, dict[str, dict[str, object]]] = {}
     for split, summary in next(iter(scores.values())).items():
         for name in summary["scores"]:
             values = {seed: splits[split]["scores"][name]["value"] for seed, splits in scores.items()}
             spread = statistics.stdev(values.values())
-            said = {"seeds": values, "mean": statistics.mean(values.values()), "spread": spread}
-            found.setdefault(split, {})[name] = said
-    return found
+            values_and_spread = {"seeds": values, "mean": statistics.mean(values.values()), "spread": spread}
+            spreads.setdefault(split, {})[name] = values_and_spread
+    return spreads
 
 
 def table(summary: dict[str, dict[str, dict[str, object]]]) -> list[str]:
     """For people: mean, spread, and each seed's value."""
     lines = []
     for split, scores in summary.items():
-        for name, said in scores.items():
-            values = "  ".join(f"{value:.4f}" for value in said["seeds"].values())  # type: ignore[attr-defined]
-            lines.append(f"{split:11} {name:15} {said['mean']:.4f} +- {said['spread']:.4f}   ({values})")
+        for name, of_score in scores.items():
+            values = "  ".join(f"{value:.4f}" for value in of_score["seeds"].values())  # type: ignore[attr-defined]
+            lines.append(
+                f"{split:11} {name:15} {of_score['mean']:.4f} +- {of_score['spread']:.4f}   ({values})"
+            )
     return lines

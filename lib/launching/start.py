@@ -38,8 +38,8 @@ def once(config: Config, stop: StopFlag | None = None) -> int:
 def done_or_trained(config: Config, once: Once) -> tuple[int, RunFolder | None]:
     """One run of a series, trained unless it was finished before: its exit code and, when that is 0, its
     folder."""
-    if config.tracking.resume != "never" and (found := resume.finished(config)):
-        return exits.DONE, found
+    if config.tracking.resume != "never" and (folder := resume.finished(config)):
+        return exits.DONE, folder
     code = once(config)
-    found = resume.finished(config) if code == exits.DONE else None
-    return (code, found) if found or code else (exits.CRASHED, None)
+    folder = resume.finished(config) if code == exits.DONE else None
+    return (code, folder) if folder or code else (exits.CRASHED, None)

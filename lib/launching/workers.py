@@ -40,15 +40,15 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
             elastic_launch(config, sys.executable)("-u", str(script), *argv)
         except ChildFailedError as error:
             _, failure = error.get_first_failure()
-            return _code_after_failure(_said(codes), failure.exitcode)
+            return _code_after_failure(_codes_in(codes), failure.exitcode)
         except SignalException:
-            return _code_after_signal(_said(codes), num_processes)
+            return _code_after_signal(_codes_in(codes), num_processes)
         finally:
             del os.environ[CODES]  # it is for the workers, not for this process
     return DONE
 
 
-def _said(codes: str) -> list[int]:
+def _codes_in(codes: str) -> list[int]:
     texts = (file.read_text() for file in Path(codes).iterdir())
     return [int(text) for text in texts if text]  # empty: it was killed as it wrote
 

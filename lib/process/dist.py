@@ -83,9 +83,9 @@ def _device() -> torch.device:
 
 
 def _gather(mine: torch.Tensor) -> list[torch.Tensor]:
-    found = [torch.empty_like(mine) for _ in range(_size())]
-    torch_dist.all_gather(found, mine)
-    return found
+    by_rank = [torch.empty_like(mine) for _ in range(_size())]
+    torch_dist.all_gather(by_rank, mine)
+    return by_rank
 
 
 def gather_floats(values: list[float]) -> list[list[float]]:

@@ -78,9 +78,9 @@ def to_example(row: Row) -> Example:
     labelled = any(name in row for name in WINNERS)
     winners = [_flag(name, row[name]) for name in WINNERS] if labelled else []
     if labelled and sum(winners) != 1:
-        said = ", ".join(f"{name}={row[name]}" for name in WINNERS)
+        columns = ", ".join(f"{name}={row[name]}" for name in WINNERS)
         raise ValueError(
-            f"{'no winner' if not sum(winners) else 'more than one winner'} ({said}); exactly one is 1"
+            f"{'no winner' if not sum(winners) else 'more than one winner'} ({columns}); exactly one is 1"
         )
     prompt, first, second = (_turns(name, row[name]) for name in ("prompt", "response_a", "response_b"))
     empty = [not "".join(turns).strip() for turns in (first, second)]

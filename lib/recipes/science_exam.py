@@ -123,13 +123,13 @@ def _from_choices(row: Row) -> tuple[str, list[str], list[str]]:
 
 def _from_columns(row: Row) -> tuple[list[str], list[str]]:
     """(letters, options) of the columns A, B, C ...; the last ones may be empty, a gap is an error."""
-    found = [(letter, row[letter]) for letter in ascii_uppercase if letter in row]
-    for (letter, _), expected in zip(found, ascii_uppercase, strict=False):
+    columns = [(letter, row[letter]) for letter in ascii_uppercase if letter in row]
+    for (letter, _), expected in zip(columns, ascii_uppercase, strict=False):
         if letter != expected:
             raise ValueError(f"there is an option {letter} and no column {expected}")
-    while found and _is_empty(found[-1][1]):
-        found.pop()
-    return [letter for letter, _ in found], [_option(text, letter) for letter, text in found]
+    while columns and _is_empty(columns[-1][1]):
+        columns.pop()
+    return [letter for letter, _ in columns], [_option(text, letter) for letter, text in columns]
 
 
 def _is_empty(value: object) -> bool:

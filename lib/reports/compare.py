@@ -63,7 +63,7 @@ def read(letter: str, path: Path, split: str) -> Run:
         run.problem = f"{letter} is not finished (phase: {status.get('phase', 'unknown')})"
         return run
     if not file.is_file():
-        there = ", ".join(sorted(found.stem for found in file.parent.glob("*.jsonl")))
+        there = ", ".join(sorted(other.stem for other in file.parent.glob("*.jsonl")))
         raise ValueError(f"{path} has no predictions of the split {split!r}; it has: {there or 'none'}")
     rows = read_lines(file)
     run.rows = {row["id"]: row for row in rows}
@@ -82,7 +82,7 @@ def facts(run: Run) -> dict[str, JSON]:
     files = {f"sha256 of {name}": digest[:12] for name, digest in record.get("files", {}).items()}
     sizes = {f"{split} rows": size for split, size in record.get("rows", {}).items()}
     start, scored = record.get("weights", "")[:12], run.scores.get("checkpoint")
-    found: dict[str, JSON] = {
+    sections: dict[str, JSON] = {
         "configuration": run.experiment,
         "data": {"commit": record.get("revision"), "rejected": record.get("num_rejected"), **others, **files},
         "split": sizes,
@@ -92,17 +92,17 @@ def facts(run: Run) -> dict[str, JSON]:
         "hardware and tracking": {k: v for k, v in run.config.items() if k not in run.experiment},
     }
     for name, digest in record.get("fingerprints", {}).items():
-        found.setdefault(name, {})["fingerprint"] = digest[:12]
-    return {name: {k: v for k, v in part.items() if v not in (None, "")} for name, part in found.items()}
+        sections.setdefault(name, {})["fingerprint"] = digest[:12]
+    return {name: {k: v for k, v in part.items() if v not in (None, "")} for name, part in sections.items()}
 
 
 def describe(runs: list[Run]) -> list[str]:
     """The runs, a line for each fact that differs, and one line for all sections that do not."""
-    said = [facts(run) for run in runs]
+    all_facts = [facts(run) for run in runs]
     rows = [["what differs", *(run.letter for run in runs)]]
     equal: list[str] = []
-    for section in dict.fromkeys(name for one in said for name in one):
-        parts = [one.get(section, {}) for one in said]
+    for section in dict.fromkeys(name for one in all_facts for name in one):
+        parts = [one.get(section, {}) for one in all_facts]
         keys = dict.fromkeys(key for part in parts for key in part)
         values = [[f"  {key}", *(str(part.get(key, "-")) for part in parts)] for key in keys]
         differing = [row for row in values if len(set(row[1:])) > 1]
@@ -151,30 +151,30 @@ def changed_settings(first: Run, other: Run) -> list[str]:
 
 def notes(first: Run, other: Run, num_rows: int, num_changed: int, equal_scores: bool) -> list[str]:
     """What to mind although the two are comparable."""
-    settings, found = changed_settings(first, other), []
+    settings, mind = changed_settings(first, other), []
     old, new = (run.record.get("fingerprints", {}) for run in (first, other))
     if num_rows < max(len(first.rows), len(other.rows)):
         sizes = " and ".join(f"{run.letter} scored {len(run.rows):,}" for run in (first, other))
-        found.append(f"compared only on the {num_rows:,} rows that both scored; {sizes}")
+        mind.append(f"compared only on the {num_rows:,} rows that both scored; {sizes}")
     if old.get("split") != new.get("split"):
-        found.append("the split differs, so the two trained on different rows")
+        mind.append("the split differs, so the two trained on different rows")
     if old.get("data") != new.get("data"):
-        found.append(
+        mind.append(
             "the data differ; these rows agree in id and label, but their texts may not: run.json has one "
             "sha256 for all rows, so an id whose text changed cannot be seen"
         )
     if settings == ["optim.seed"]:
         also = "" if old.get("data") == new.get("data") else ", and that of other data"
-        found.append(f"only --seed differs: the difference measures seed noise{also}, no setting")
+        mind.append(f"only --seed differs: the difference measures seed noise{also}, no setting")
     if not num_changed and settings:
         which = "the same" if first.weights == other.weights else "OTHER"
         evidence = f"the scored checkpoints hold {which} weights"
         if not (first.weights and other.weights):
             evidence = "they must be the same weights (a checkpoint is gone, so this is not checked)"
-        found.append(f"the same to the last digit though {', '.join(settings)} differ: {evidence}")
+        mind.append(f"the same to the last digit though {', '.join(settings)} differ: {evidence}")
     elif num_changed and equal_scores:
-        found.append(f"all scores are equal, yet {num_changed:,} of {num_rows:,} predictions are not")
-    return found
+        mind.append(f"all scores are equal, yet {num_changed:,} of {num_rows:,} predictions are not")
+    return mind
 
 
 def pair(first: Run, other: Run, ids: list[str]) -> tuple[list[str], list[Interval], str]:
@@ -192,7 +192,7 @@ def pair(first: Run, other: Run, ids: list[str]) -> tuple[list[str], list[Interv
     table += [[f"  {s}", str(scores[0][s]), str(scores[1][s]), signed(scores[2][s])] for s in scores[2]]
     mind = notes(first, other, len(ids), num_changed, all(one.value == 0 for one in scores[2].values()))
     lines = [*columns(table), f"verdict by {name} on {len(ids):,} rows, {b} against {a}: {word}{why}"]
-    return lines + [f"mind: {note}" for note in mind] + [""], [found[name] for found in scores], word
+    return lines + [f"mind: {note}" for note in mind] + [""], [by_name[name] for by_name in scores], word
 
 
 def seeds(runs: list[Run], values: list[float]) -> list[str]:

@@ -118,12 +118,12 @@ def find(word: str, runs_dir: str) -> Path:
         return Path(word)
     known = sorted(file.parent for file in Path(runs_dir).glob("*/*/config.json"))
     names = {path: [path.name, f"{path.parent.name}/{path.name}", *path.name.split("-", 1)] for path in known}
-    found = [p for p in known if word in names[p]] or [p for p in known if p.name.startswith(word)]
-    found = [path for path in found if RunFolder(path).checkpoints.is_dir()] or found  # one that was refused
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"{word} is {len(found)} runs; give the path of one: {', '.join(map(str, found))}")
+    fits = [p for p in known if word in names[p]] or [p for p in known if p.name.startswith(word)]
+    fits = [path for path in fits if RunFolder(path).checkpoints.is_dir()] or fits  # one that was refused
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise ValueError(f"{word} is {len(fits)} runs; give the path of one: {', '.join(map(str, fits))}")
     near = difflib.get_close_matches(word, {name for path in known for name in names[path]}, cutoff=0.5)
     near = near or [path.name for path in known[-3:]] or [f"none (--runs-dir {runs_dir} holds no run)"]
     raise ValueError(f"{word} is neither a run folder nor a run's timestamp or name; near: {', '.join(near)}")

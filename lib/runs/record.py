@@ -32,19 +32,19 @@ def code_fingerprint(recipe_name: str, root: Path = ROOT) -> str:
 
 def environment(world: World) -> dict[str, Any]:
     """Versions and hardware; nothing of the process's environment variables, which may hold tokens."""
-    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    environment: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            environment[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    found |= {
+            environment[package] = None
+    environment |= {
         "ranks": world.size,
         "threads": world.threads,
         "device": str(world.device.type),
         "precision": world.precision,
     }
-    return found | {"backend": world.backend, "hardware": str(world), "cores": os.cpu_count()}
+    return environment | {"backend": world.backend, "hardware": str(world), "cores": os.cpu_count()}
 
 
 def base_fingerprint(

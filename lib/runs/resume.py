@@ -50,16 +50,16 @@ def decide(config: Config) -> Decision:
 
 
 def _asked_for(config: Config, wanted: str) -> Decision:
-    found = _named(parent(config), wanted)
-    if found.status().get("exit_code") == DONE:
-        raise ValueError(f"--resume {wanted}: {found.path} is finished; start a new run with --resume never")
-    differing = _differences(experiment(found.config()), experiment(config))
+    folder = _named(parent(config), wanted)
+    if folder.status().get("exit_code") == DONE:
+        raise ValueError(f"--resume {wanted}: {folder.path} is finished; start a new run with --resume never")
+    differing = _differences(experiment(folder.config()), experiment(config))
     if differing:
         raise CheckError(
-            f"--resume {wanted}: {found.path} is another experiment ({'; '.join(differing)}); give it the "
+            f"--resume {wanted}: {folder.path} is another experiment ({'; '.join(differing)}); give it the "
             "same flags, or start over with --resume never"
         )
-    return Decision(found, f"resuming {found.path}: asked for by --resume {wanted}")
+    return Decision(folder, f"resuming {folder.path}: asked for by --resume {wanted}")
 
 
 def finished(config: Config) -> RunFolder | None:

@@ -105,11 +105,11 @@ class Choose(ModelTask):
         return EncodedRow(example["id"], sequences, example.get("label", NO_LABEL), num_cut=cut)
 
     def lengths(self, row: EncodedRow) -> list[int]:
-        found = super().lengths(row)
+        lengths = super().lengths(row)
         if self.kind == "encoder":
-            return found
-        prefix, *options = found
-        return [prefix + option for option in options] if self.kind == "causal" else [max(found)]
+            return lengths
+        prefix, *options = lengths
+        return [prefix + option for option in options] if self.kind == "causal" else [max(lengths)]
 
     def shown(self, row: EncodedRow) -> list[str]:
         if self.kind == "encoder":
@@ -169,17 +169,17 @@ class Choose(ModelTask):
 
     def predict(self, model: nn.Module, batch: LabelledBatch) -> list[Prediction]:
         output: Tensor = model(batch.inputs)
-        found = []
-        said, widths = output.softmax(1).tolist(), batch.inputs.widths.tolist()
-        for row, width, label in zip(said, widths, batch.labels.tolist(), strict=True):
+        predictions = []
+        probabilities, widths = output.softmax(1).tolist(), batch.inputs.widths.tolist()
+        for row, width, label in zip(probabilities, widths, batch.labels.tolist(), strict=True):
             order = sorted(range(width), key=lambda option: -row[option])  # equal ones in their own order
             prediction = Prediction(
                 prediction=order[0],
                 probabilities=row[:width],
                 ranking=[ascii_uppercase[option] for option in order],
             )
-            found.append(prediction if label == NO_LABEL else Prediction(label=label, **prediction))
-        return found
+            predictions.append(prediction if label == NO_LABEL else Prediction(label=label, **prediction))
+        return predictions
 
 
 def _kind(config: Any) -> backbone.Kind:

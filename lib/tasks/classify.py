@@ -88,17 +88,17 @@ class Classify(ModelTask):
 
     def predict(self, model: heads.Classifier, batch: LabelledBatch) -> list[Prediction]:
         vectors = model.vectors(batch.inputs)  # (rows, texts, hidden)
-        said = _probabilities(model.logits(vectors))
+        probabilities = _probabilities(model.logits(vectors))
         labels = batch.labels.tolist()
-        found = []
-        for label, row in zip(labels, said, strict=True):
+        predictions = []
+        for label, row in zip(labels, probabilities, strict=True):
             prediction = Prediction(prediction=max(range(len(row)), key=row.__getitem__), probabilities=row)
-            found.append(prediction if label == NO_LABEL else Prediction(label=label, **prediction))
+            predictions.append(prediction if label == NO_LABEL else Prediction(label=label, **prediction))
         if self.recipe.swapped_labels is not None:
             swapped = _probabilities(model.logits(vectors.flip(1))[:, list(self.recipe.swapped_labels)])
-            for prediction, row in zip(found, swapped, strict=True):
+            for prediction, row in zip(predictions, swapped, strict=True):
                 prediction["swapped"] = row
-        return found
+        return predictions
 
 
 def _probabilities(logits: Tensor) -> list[list[float]]:

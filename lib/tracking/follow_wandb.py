@@ -28,8 +28,8 @@ def _alive(pid: int) -> bool:
 
 
 def _status(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "status.json").read_text())
-    return found
+    status: dict[str, Any] = json.loads((folder / "status.json").read_text())
+    return status
 
 
 def _ended(folder: Path) -> bool:

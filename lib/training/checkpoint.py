@@ -77,8 +77,8 @@ def require_whole(folder: Path) -> None:
 
 def all_in(checkpoints: Path) -> list[Path]:
     """Every checkpoint, newest first, verified or not."""
-    found = [path for path in checkpoints.glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
-    return sorted(found, key=step_of, reverse=True)
+    folders = [path for path in checkpoints.glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
+    return sorted(folders, key=step_of, reverse=True)
 
 
 def newest_verified(checkpoints: Path, speak: Callable[[str], None]) -> Path | None:
@@ -105,8 +105,8 @@ def hidden(checkpoints: Path) -> list[Path]:
 
 def newest_step(checkpoints: Path) -> int | None:
     """The step of the newest checkpoint, verified or not, or else of one that `clean` would bring back."""
-    found = all_in(checkpoints) or [path for path in hidden(checkpoints) if verify(path) is None]
-    return step_of(found[0]) if found else None
+    folders = all_in(checkpoints) or [path for path in hidden(checkpoints) if verify(path) is None]
+    return step_of(folders[0]) if folders else None
 
 
 def clean(checkpoints: Path) -> None:

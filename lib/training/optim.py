@@ -54,11 +54,11 @@ def state_bytes(model: nn.Module, config: OptimConfig) -> int:
 
 def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state by parameter name, empty before the first step."""
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            found[f"{name}/{key}"] = torch.as_tensor(value)  # bitsandbytes counts steps in a plain int
-    return found
+            tensors[f"{name}/{key}"] = torch.as_tensor(value)  # bitsandbytes counts steps in a plain int
+    return tensors
 
 
 def load_state_tensors(
