@@ -1,6 +1,6 @@
 """One run at work: what all its pieces share."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Unpack
 
 from lib.base.contents import Record, Status
@@ -20,9 +20,6 @@ class Job:
     folder: RunFolder
     world: World
     tracker: Tracker
-
-    def with_config(self, config: Config) -> "Job":
-        return replace(self, config=config)
 
     def write_status(self, **values: Unpack[Status]) -> None:
         """status.json, by rank 0."""

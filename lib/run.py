@@ -1,13 +1,13 @@
 """The table of contents: every piece of a run is made and joined here and nowhere else."""
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from torch import Tensor, nn
+from torch import nn
 
 from lib import recipe as recipes
 from lib.base.console import speak
@@ -114,7 +114,8 @@ def _to_the_end(job: Job, encoded: Encoded, begin: Path | None) -> None:
     """Train, fresh or from the checkpoint `begin`, then score and report."""
     parts = _assemble(job, encoded, begin)
     try:
-        progress = loop.train(parts, _progress(begin))
+        progress = Progress.of_state(checkpoint.read_state(begin)) if begin else Progress()
+        progress = loop.train(parts, progress)
         job = parts.job  # its token budget may be smaller
         del parts  # the trained model, its gradients and moments: the best one needs the room
         memory.give_back(job.world.device)
@@ -138,7 +139,8 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     for part in model.called() if config.compute.compile else ():
         part.compile(dynamic=True)
     shortest = task.collate(rows, (int(rows.longest_by_row().argmin()),)).to(world.device)
-    engine.start(shortest, task.loss, _moments(begin))
+    moments = safetensors.torch.load_file(begin / "optimizer.safetensors") if begin else None
+    engine.start(shortest, task.loss, moments)
     predictor = Predictor(task, model, world, job.config.optim.token_budget)
     if begin is None and job.recipe.probes:
         before = predictor.predict(encoded.rows(PROBES))
@@ -163,14 +165,6 @@ def _record_weights(folder: RunFolder, model: nn.Module, task: Task, fresh: bool
         resume.check_base(folder, model, task)
 
 
-def _moments(begin: Path | None) -> Mapping[str, Tensor] | None:
-    return safetensors.torch.load_file(begin / "optimizer.safetensors") if begin else None
-
-
-def _progress(begin: Path | None) -> Progress:
-    return Progress() if begin is None else Progress.of_state(checkpoint.read_state(begin))
-
-
 def _fit(job: Job, engine: Engine, task: Task, rows: Rows) -> Job:
     """The job with the token budget that fits into memory; what no gradient reaches is frozen."""
     wanted = job.config.optim.token_budget
@@ -182,7 +176,7 @@ def _fit(job: Job, engine: Engine, task: Task, rows: Rows) -> Job:
             f"--token-budget {wanted} does not fit into memory; {fitted.token_budget} does and is used"
         )
     optim = replace(job.config.optim, token_budget=fitted.token_budget)
-    return job.with_config(replace(job.config, optim=optim))
+    return replace(job, config=replace(job.config, optim=optim))
 
 
 def _costliest(task: Task, rows: Rows) -> MakeBatch:

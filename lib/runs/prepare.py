@@ -79,7 +79,8 @@ def prepare(
             folder=str(folder.path),
             encoded=str(read.encoded.folder),
             checkpoint=str(last) if last else None,
-            token_budget=token_budget_of(last) if last else config.optim.token_budget,
+            # of the checkpoint: it may have been halved to fit into memory
+            token_budget=checkpoint.read_state(last)["token_budget"] if last else config.optim.token_budget,
             precision=world.precision,
             model_commit=reader.task.described.commit,
             threads=world.threads,
@@ -144,8 +145,3 @@ def _write_record(folder: RunFolder, config: Config, read: Read, task: Task, wor
         model_commit=task.described.commit,
         experiment=experiment(config),
     )
-
-
-def token_budget_of(folder: Path) -> int:
-    """The token budget that a checkpoint was made with (it may have been halved to fit into memory)."""
-    return int(checkpoint.read_state(folder)["token_budget"])

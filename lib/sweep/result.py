@@ -25,9 +25,7 @@ WIDE_RANGE = 10.0  # scores that differ by more than this factor are drawn on a 
 
 def best(trials: Sequence[Trial], space: Space) -> Trial | None:
     """The first of the best; None when all have failed."""
-    sign = 1 if space.goal == "minimize" else -1
-    scored = [(sign * trial.score, trial.number, trial) for trial in trials if trial.score is not None]
-    return min(scored, key=lambda item: item[:2])[2] if scored else None
+    return next((trial for trial in ranked(trials, space) if trial.score is not None), None)
 
 
 def shown(value: Any) -> str:

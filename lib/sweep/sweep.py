@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -100,7 +100,7 @@ def _all_trials(config: Config, space: Space, num_trials: int, folder: SweepFold
                 f"the sweep stops in trial {trial.number} (exit code {code}); the same command goes on there"
             )
             return code
-        _same_rows([*finished, ended], one)
+        check_same_rows([RunFolder(parent(one) / str(trial.run)) for trial in (*finished[:1], ended)])
         folder.finish(ended)
         searching.tell(ended)
         line = result.line(ended, space, [*finished, ended], num_trials)
@@ -137,11 +137,6 @@ def _train(one: Config, folder: SweepFolder, once: Once) -> int:
     return code
 
 
-def _same_rows(trials: Sequence[Trial], one: Config) -> None:
-    """Raises CheckError when the last trial read other rows than the first."""
-    check_same_rows([RunFolder(parent(one) / str(trial.run)) for trial in (trials[0], trials[-1])])
-
-
 @contextmanager
 def _said_elsewhere(path: Path) -> Iterator[None]:
     """What this process and those it starts print goes into a file; warnings and errors stay."""
@@ -165,13 +160,8 @@ def diverged(run: RunFolder) -> bool:
     """Did it end for want of a finite loss? A full disk ends with the same exit code, and would end every
     other trial, too."""
     last = max((line["step"] for line in _lines(run, "train")), default=0)
-    return any(line["step"] > last for line in _lines(run, "skipped")) or _not_finite(
-        _lines(run, "validation")
-    )
-
-
-def _not_finite(validations: Sequence[dict[str, Any]]) -> bool:
-    return bool(validations) and not math.isfinite(_first(validations[-1]))
+    skipped_last = any(line["step"] > last for line in _lines(run, "skipped"))
+    return skipped_last or not all(math.isfinite(_first(line)) for line in _lines(run, "validation")[-1:])
 
 
 def _first(validation: dict[str, Any]) -> float:
