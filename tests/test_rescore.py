@@ -1,6 +1,7 @@
 """evaluate.py: the rows it scores were never seen, and what it cannot do it says."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,28 @@ def test_what_contradicts_itself_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         rescore(finished, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("config.json", "[1]", "config.json is no configuration"),
+        ("config.json", "{}", "unknown recipe"),
+        ("config.json", "{", "cannot be read"),
+        ("run.json", "{}", "run.json is missing or says too little"),
+        ("run.json", None, "run.json is missing or says too little"),
+        ("run.json", "", "cannot be read"),
+    ],
+)
+def test_a_run_whose_files_say_nothing_is_refused(
+    file: str, text: str | None, words: str, finished: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    (copy / file).unlink()
+    if text is not None:
+        (copy / file).write_text(text)
+    with pytest.raises(ValueError, match=words):
+        rescore(copy, "test", None, None)
 
 
 def test_a_failed_evaluation_leaves_no_folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

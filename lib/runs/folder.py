@@ -97,6 +97,8 @@ class RunFolder(Folder):
         if not (self.path / "config.json").is_file():
             raise ValueError(f"{self.path} is no run folder (it has no config.json)")
         tree = read_json(self.path / "config.json")
+        if not isinstance(tree, dict):
+            raise ValueError(f"{self.path}/config.json is no configuration")
         return from_dict(tree, type(recipes.load(tree.get("recipe", "")).config.task))
 
     def write_config(self, config: Config) -> None:

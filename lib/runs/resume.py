@@ -69,7 +69,7 @@ def finished(config: Config) -> RunFolder | None:
         folder = RunFolder(path)
         if folder.status().get("phase") != "done" or not _same_run(folder, config):
             continue
-        if folder.record()["fingerprints"]["code"] == code:
+        if folder.record().get("fingerprints", {}).get("code") == code:
             return folder
     return None
 
@@ -155,8 +155,11 @@ def check_base(
 
 def as_trained(folder: RunFolder, best: Path) -> Config:
     """The configuration of a run, with what it left open as the run settled it: the model's commit, the
-    precision, the token budget of its scores (of its checkpoint `best` where there are none yet)."""
+    precision, the token budget of its scores (of its checkpoint `best` where there are none yet). Raises
+    ValueError when run.json does not say."""
     before, scores = folder.record(), folder.path / "scores.json"
+    if not {"environment", "fingerprints"} <= before.keys():
+        raise ValueError(f"{folder.path}/run.json is missing or says too little; bring it back from a copy")
     budget = (read_json(scores) if scores.is_file() else {}).get("token_budget")
     budget = budget or checkpoint.read_state(best)["token_budget"]
     optim = {"precision": before["environment"]["precision"], "token_budget": budget}
