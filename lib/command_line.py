@@ -4,6 +4,7 @@ Needs no torch, so `--help` answers at once.
 """
 
 import dataclasses
+import os
 import re
 import sys
 from pathlib import Path
@@ -76,14 +77,15 @@ def absolute_paths(config: Config) -> Config:
     """Local data and models by their full path, so that a run can be read and resumed from any folder."""
 
     def full(name: str) -> str:
-        return str(Path(name).resolve()) if Path(name).exists() else name
+        # not resolve(): a link into a cache has the suffix, what it points to may have none
+        return os.path.abspath(name) if Path(name).exists() else name
 
     data, model, task = config.data.data, config.model.model, config.task
     paths = {"data.data": data if data == "sample" else full(data)}
     paths |= {"model.model": model if model in ("minilm", "tiny") else full(model)}
     if isinstance(task, ChooseConfig) and task.index is not None:
         # also one that is not there: the message then says where it was looked for
-        paths |= {"task.index": str(Path(task.index).resolve())}
+        paths |= {"task.index": os.path.abspath(task.index)}
     return with_values(config, paths)
 
 

@@ -37,6 +37,11 @@ def refusal(**values: Any) -> str:
     return str(refused.value)
 
 
+def test_a_spreadsheet_writes_its_flags_in_capitals() -> None:
+    flags = {"winner_model_a": "TRUE", "winner_model_b": "FALSE", "winner_tie": "False"}
+    assert example(**flags)["label"] == 0
+
+
 def test_a_sound_row_becomes_turns_and_a_label() -> None:
     assert example() == {
         "id": "7",

@@ -1,6 +1,7 @@
 """A checkpoint is whole or not used: every flipped bit, cut, and missing file is noticed; nothing
 half-written stays."""
 
+import errno
 import json
 import os
 import random
@@ -119,6 +120,24 @@ def test_newest_three_and_the_best_are_kept_and_links_point_to_them(tmp_path: Pa
     assert [checkpoint.step_of(path) for path in checkpoint.all_in(tmp_path)] == [5, 4, 3, 1]
     assert (tmp_path / "last").resolve().name == "step-000005"
     assert (tmp_path / "best" / "state.json").exists()
+
+
+def test_a_place_where_no_link_can_be_is_no_reason_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.write(tmp_path, 1, fill)
+    checkpoint.write(tmp_path, 2, fill)
+    shutil.copytree(tmp_path / "step-000001", tmp_path / "last")  # a copy that followed the link
+    checkpoint.link(tmp_path, "last", 2)
+    assert (tmp_path / "last").is_symlink() and (tmp_path / "last").resolve().name == "step-000002"
+
+    def without_links(*words: object, **more: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", without_links)
+    monkeypatch.setattr(Path, "symlink_to", without_links)
+    checkpoint.link(tmp_path, "best", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step-000001", "step-000002"]
 
 
 def test_what_a_kill_left_behind_is_cleaned_and_never_counted(written: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import subprocess
 import sys
@@ -99,6 +100,21 @@ def test_rows_without_a_label_are_examples_only_where_none_is_needed(name: str, 
     source = sources.Source("rows", {"train": [sources.RawRow("rows:1", without(loaded, 1)[0])]})
     (rejected,) = Corpus.of(source, DataConfig(), loaded).rejected
     assert "is missing" in rejected.reason or rejected.reason == "there is no answer"
+
+
+@pytest.mark.parametrize("name", ["arena", "boolq", "science_exam"])
+@pytest.mark.parametrize("blank", ["", " ", None, -1, "-1", math.nan])
+def test_an_answer_that_is_not_there_yet_is_none_in_whatever_words(name: str, blank: Any) -> None:
+    """Files keep the answers' columns and leave them empty, null or -1; who trains needs an answer."""
+    from lib.corpus import sources
+
+    loaded = recipe.load(name)
+    values = [row | {c: blank for c in loaded.label_columns if c in row} for row in loaded.sample(3, 0)]
+    rows = [sources.RawRow(f"rows:{place}", row) for place, row in enumerate(values, 1)]
+    source = sources.Source("rows", {"train": rows})
+    corpus = Corpus.of(source, DataConfig(), loaded, with_label=False)
+    assert not corpus.rejected and not any("label" in row for row in corpus.splits["train"])
+    assert len(Corpus.of(source, DataConfig(), loaded).rejected) == 3
 
 
 def test_an_empty_answer_is_still_malformed() -> None:

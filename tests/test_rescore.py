@@ -11,6 +11,7 @@ from lib.base import exits
 from lib.base.exits import CheckError
 from lib.command_line import parse
 from lib.evaluation.rescore import rescore
+from lib.evaluation.trained import TrainedRun
 from tests.tools import SHORT, only_run
 
 ROWS = recipe.load("arena").sample(60, 0)
@@ -68,8 +69,8 @@ def test_what_contradicts_itself_is_refused(
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("config.json", "[1]", "config.json is no configuration"),
-        ("config.json", "{}", "unknown recipe"),
+        ("config.json", "[1]", "is no run folder"),
+        ("config.json", '{"recipe": "x"}', "unknown recipe"),
         ("config.json", "{", "cannot be read"),
         ("run.json", "{}", "run.json is missing or says too little"),
         ("run.json", None, "run.json is missing or says too little"),
@@ -85,6 +86,21 @@ def test_a_run_whose_files_say_nothing_is_refused(
         (copy / file).write_text(text)
     with pytest.raises(ValueError, match=words):
         rescore(copy, "test", None, None)
+
+
+@pytest.mark.parametrize("links", ["followed", "dropped", "as text"])
+def test_a_copied_run_is_scored_whatever_became_of_its_links(
+    links: str, finished: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy", symlinks=links != "followed")
+    for name in ("best", "last") if links != "followed" else ():
+        (copy / "checkpoints" / name).unlink()
+        if links == "as text":
+            (copy / "checkpoints" / name).write_text("step-000001")
+    found = rescore(copy, "test", None, None)
+    assert found.before is not None and found.now["scores"] == found.before["scores"]
+    (copy / "scores.json").unlink()  # not scored yet: its newest checkpoint knows the best
+    assert TrainedRun.open(copy).checkpoint.name == TrainedRun.open(finished).checkpoint.name
 
 
 def test_a_failed_evaluation_leaves_no_folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lib import recipe as recipes
+from lib.command_line import parse
 from lib.config import DataConfig
 from lib.corpus import sources
 from lib.corpus.corpus import Corpus
@@ -240,6 +241,29 @@ def test_two_files_for_one_split_are_both_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"text,label\n1,2\n")
     with pytest.raises(ValueError, match=r"two files for the split test: test\.csv and test\.parquet"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["val.jsonl", "valid.jsonl", "dev.jsonl", "validation.JSONL"])
+def test_a_validation_file_is_one_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    (tmp_path / "train.CSV").write_bytes(b"text,label\n1,2\n")
+    (tmp_path / name).write_bytes(b'{"text": 3, "label": 4}\n{"text": 5}\n')
+    found = load(tmp_path)
+    assert {split: len(rows) for split, rows in found.splits.items()} == {"train": 1, "validation": 2}
+    (tmp_path / "validation.csv").write_bytes(b"text,label\n1,2\n")
+    with pytest.raises(ValueError, match="two files for the split validation"):
+        load(tmp_path)
+
+
+def test_a_file_behind_a_link_is_what_the_link_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache keeps its files by their hash, and links with the names."""
+    (tmp_path / "d0d0").write_bytes(b"text,label\n1,2\n")
+    (tmp_path / "rows.csv").symlink_to("d0d0")
+    monkeypatch.chdir(tmp_path)
+    config = parse(ARENA.config, ["--data", "rows.csv"], "test")
+    assert config.data.data == str(tmp_path / "rows.csv")
+    assert len(load(Path(config.data.data)).splits["train"]) == 1
 
 
 def test_a_folder_without_train_says_what_it_holds(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from lib.recipe import Recipe, Row
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SAMPLE_SEED = 0  # not the run's: two seeds of one experiment train on the same rows
 SPLITS = ("train", "validation", "test")
+NAMES = {"validation": ("validation", "valid", "val", "dev")}  # what files of a folder are called
 Forms = tuple[tuple[str, ...], ...]  # sets of columns, of which every row must have one
 
 
@@ -69,7 +70,7 @@ def load(config: DataConfig, recipe: Recipe, with_label: bool = True) -> Source:
         return Source("sample", {"train": [RawRow(f"sample row {i}", row) for i, row in enumerate(rows)]})
     if path.is_dir():
         return _load_files(config.data, _files_of_folder(path), forms)
-    if path.exists() or path.suffix in SUFFIXES:
+    if path.exists() or path.suffix.lower() in SUFFIXES:
         return _load_files(config.data, {"train": path}, forms)
     return _load_hub(config, recipe, forms)
 
@@ -77,9 +78,11 @@ def load(config: DataConfig, recipe: Recipe, with_label: bool = True) -> Source:
 def _files_of_folder(folder: Path) -> dict[str, Path]:
     by_split: dict[str, Path] = {}
     for split in SPLITS:
-        files = sorted(
-            folder / (split + suffix) for suffix in SUFFIXES if (folder / (split + suffix)).is_file()
-        )
+        files = [
+            file
+            for file in sorted(folder.iterdir())
+            if file.stem in NAMES.get(split, (split,)) and file.suffix.lower() in SUFFIXES and file.is_file()
+        ]
         if len(files) > 1:
             names = " and ".join(file.name for file in files)
             raise ValueError(
@@ -128,10 +131,10 @@ def stream(file: Path) -> Iterator[RawRow | Rejected]:
         ".jsonl": _read_jsonl,
         ".parquet": _read_parquet,
     }
-    if file.suffix not in readers:
+    if file.suffix.lower() not in readers:
         raise ValueError(f"{file} is no data file; use one of {', '.join(SUFFIXES)}, a folder, or a hub id")
     try:
-        yield from readers[file.suffix](file)
+        yield from readers[file.suffix.lower()](file)
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
 

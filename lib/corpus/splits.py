@@ -14,7 +14,7 @@ from typing import Any
 from lib.answers import load as answers_of
 from lib.base.exits import CheckError
 from lib.corpus.sources import SPLITS, RawRow, Rejected
-from lib.recipe import Example, Recipe
+from lib.recipe import Example, Recipe, Row
 
 TEN_PERCENT = 0.1  # share of validation, and of test, where a data set has none (80/10/10)
 
@@ -61,7 +61,7 @@ def to_examples(rows: list[RawRow], recipe: Recipe, with_label: bool) -> tuple[l
     rejected: list[Rejected] = []
     for number, row in enumerate(rows):
         try:
-            example = recipe.to_example(row.values)
+            example = recipe.to_example(row.values if with_label else _unanswered(row.values, recipe))
             if with_label and answers.target(example) is None:
                 raise ValueError(_no_answer(row, recipe))
         except ValueError as error:
@@ -74,6 +74,17 @@ def to_examples(rows: list[RawRow], recipe: Recipe, with_label: bool) -> tuple[l
         example.setdefault("id", f"{row.where.rpartition(':')[0] or 'row'}:{number}")
         examples.append(example)
     return examples, rejected
+
+
+def _unanswered(values: Row, recipe: Recipe) -> Row:
+    """A row that is only to be predicted, without the answers that are not there yet, as files say it: empty,
+    null, NaN, -1."""
+    blank = ("", "none", "nan", "-1", "-1.0")
+    return {
+        column: value
+        for column, value in values.items()
+        if column not in recipe.label_columns or str(value).strip().lower() not in blank
+    }
 
 
 def _no_answer(row: RawRow, recipe: Recipe) -> str:

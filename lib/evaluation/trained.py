@@ -111,9 +111,12 @@ def best_checkpoint(folder: RunFolder) -> Path:
     """The best checkpoint, verified. Raises ValueError when there is none, RepeatsError when it is
     damaged."""
     folder.config()  # raises when this is no run folder at all
-    link = folder.checkpoints / "best"
-    best = (link if link.exists() else folder.checkpoints / "last").resolve()
-    if not best.is_dir():
+    scores = folder.path / "scores.json"
+    if scores.is_file():
+        best: Path | None = folder.checkpoints / read_json(scores)["checkpoint"]
+    else:
+        best = checkpoint.best_in(folder.checkpoints)
+    if best is None or not best.is_dir():
         raise ValueError(f"{folder.path} has no checkpoint yet; let the run reach its first evaluation")
     checkpoint.require_whole(best)
     return best

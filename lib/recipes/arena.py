@@ -94,8 +94,9 @@ def to_example(row: Row) -> Example:
 
 
 def _flag(name: str, value: object) -> int:
-    if str(value).strip() in ("0", "1", "0.0", "1.0", "False", "True"):
-        return int(str(value).strip() in ("1", "1.0", "True"))
+    word = str(value).strip().lower()  # a spreadsheet writes TRUE
+    if word in ("0", "1", "0.0", "1.0", "false", "true"):
+        return int(word in ("1", "1.0", "true"))
     raise ValueError(f"{name} is {value!r}; it must be 0 or 1")
 
 

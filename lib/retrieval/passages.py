@@ -4,6 +4,7 @@ Nobody holds all of them: an encyclopedia has millions.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -69,7 +70,7 @@ class PassageFile:
 
     def items(self, begin: int) -> Iterator[Passage | Rejected]:
         """What stands in the file from the row number `begin` on."""
-        rows = _read_txt(self.path) if self.path.suffix == ".txt" else sources.stream(self.path)
+        rows = _read_txt(self.path) if self.path.suffix.lower() == ".txt" else sources.stream(self.path)
         return map(_convert, islice(rows, begin, None))
 
 
@@ -107,12 +108,17 @@ def find(words: str, split: str, revision: str) -> PassageFile | HubPassages:
     """What PASSAGES names. Raises ValueError when there is no such thing."""
     path = Path(words)
     if path.is_file():
-        if path.suffix not in (*SUFFIXES, ".txt"):
+        if path.suffix.lower() not in (*SUFFIXES, ".txt"):
             raise ValueError(
                 f"{words} is no file of passages; use one of {', '.join(SUFFIXES)}, .txt, a hub id"
             )
-        return PassageFile(path.resolve())
-    if path.exists() or path.suffix in (*SUFFIXES, ".txt") or words.count("/") != 1 or words[0] in "./~":
+        return PassageFile(Path(os.path.abspath(path)))  # not resolve(): a cache's files may have no suffix
+    if (
+        path.exists()
+        or path.suffix.lower() in (*SUFFIXES, ".txt")
+        or words.count("/") != 1
+        or words[0] in "./~"
+    ):
         raise ValueError(
             f"{words} is no file; PASSAGES is a .jsonl, .csv, .parquet or .txt file, or a hub id"
         )

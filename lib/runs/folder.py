@@ -97,9 +97,9 @@ class RunFolder(Folder):
         if not (self.path / "config.json").is_file():
             raise ValueError(f"{self.path} is no run folder (it has no config.json)")
         tree = read_json(self.path / "config.json")
-        if not isinstance(tree, dict):
-            raise ValueError(f"{self.path}/config.json is no configuration")
-        return from_dict(tree, type(recipes.load(tree.get("recipe", "")).config.task))
+        if not isinstance(tree, dict) or "recipe" not in tree:  # a model's own, say
+            raise ValueError(f"{self.path} is no run folder: its config.json is not that of a run")
+        return from_dict(tree, type(recipes.load(tree["recipe"]).config.task))
 
     def write_config(self, config: Config) -> None:
         write_json(self.path / "config.json", to_dict(config))

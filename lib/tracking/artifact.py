@@ -30,9 +30,10 @@ def log_best(run: Any, folder: Path) -> None:
     are."""
     import wandb
 
-    best = (folder / "checkpoints" / "best").resolve()
-    if not (best / MANIFEST).is_file():
+    scores = folder / "scores.json"
+    if not scores.is_file():
         return
+    best = folder / "checkpoints" / json.loads(scores.read_text())["checkpoint"]
     artifact = wandb.Artifact(name_of(folder.name), "model", metadata={"checkpoint": best.name})
     for name in [*json.loads((best / MANIFEST).read_text())["body"]["files"], MANIFEST]:
         if name not in LEFT_OUT:

@@ -13,12 +13,14 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from lib.base.console import speak
 from lib.base.exits import RepeatsError
 from lib.base.files import Lock, fsync_folder, read_json, sha256_of, write_json
 from lib.base.tensor_file import write_tensors
@@ -81,7 +83,7 @@ def all_in(checkpoints: Path) -> list[Path]:
     return sorted(folders, key=step_of, reverse=True)
 
 
-def newest_verified(checkpoints: Path, speak: Callable[[str], None]) -> Path | None:
+def newest_verified(checkpoints: Path, say: Callable[[str], None]) -> Path | None:
     """The newest checkpoint that is whole; None when there is none at all. Raises RepeatsError when all are
     bad."""
     folders = all_in(checkpoints)
@@ -89,7 +91,7 @@ def newest_verified(checkpoints: Path, speak: Callable[[str], None]) -> Path | N
         problem = verify(folder)
         if problem is None:
             return folder
-        speak(f"WARNING: checkpoint {folder.name} is not used: {problem}; falling back to the one before")
+        say(f"WARNING: checkpoint {folder.name} is not used: {problem}; falling back to the one before")
     if folders:
         raise RepeatsError(
             f"none of the {len(folders)} checkpoints in {checkpoints} is whole; nothing was changed. Bring "
@@ -161,11 +163,25 @@ def write(checkpoints: Path, step: int, fill: Callable[[Path], None]) -> Path:
 
 
 def link(checkpoints: Path, name: str, step: int) -> None:
-    """Point `best` or `last` at a checkpoint, in one move."""
-    beside = checkpoints / f".{name}.{os.getpid()}"
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(name_of(step))  # a link cannot be changed, and nobody may find it missing
-    beside.replace(checkpoints / name)
+    """Point `best` or `last` at a checkpoint, in one move. They are for people: tools that copy folders
+    follow links or drop them, and some disks have none, so nothing reads them."""
+    place, beside = checkpoints / name, checkpoints / f".{name}.{os.getpid()}"
+    if place.is_dir() and not place.is_symlink():  # a copy that followed the link
+        shutil.rmtree(place)
+    with suppress(OSError):  # a disk without links
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(name_of(step))  # a link cannot be changed, and nobody may find it missing
+        beside.replace(place)
+
+
+def best_in(checkpoints: Path) -> Path | None:
+    """The best checkpoint as the newest whole one knows it; None when there is none at all. Raises
+    RepeatsError when all are bad."""
+    newest = newest_verified(checkpoints, speak)
+    if newest is None:
+        return None
+    state = read_state(newest)
+    return checkpoints / name_of(state["best_step"] or state["step"])
 
 
 def prune(checkpoints: Path, keep: int, best: int | None, current: int) -> None:
