@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,16 @@ def test_one_process_alone_needs_no_group() -> None:
 
 def full() -> Path:
     raise exits.RepeatsError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_openmps_workers_do_not_spin_for_long_unless_told(given: dict[str, str], spins: str) -> None:
+    clean = {name: value for name, value in os.environ.items() if name[:4] not in ("OMP_", "GOMP")}
+    words = "import lib, os, sys; assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run(
+        [sys.executable, "-c", words], cwd=ROOT, env=clean | given, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == spins, done.stderr
