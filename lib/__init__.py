@@ -12,7 +12,7 @@ if importlib.util.find_spec("tyro") is None:  # the first package that any scrip
     )
     sys.exit(2)
 if "OMP_WAIT_POLICY" not in os.environ:
-    # OpenMP's workers spin while they wait for each other, and beside any other load that takes the cores they
-    # wait for. MiniLM, 2 threads on 2 cores, rows/s as it comes and with this: idle 9.8 to 10.1 and 9.9, beside
-    # one busy process 3.4 and 4.9; the same bits. Read once, when torch is imported.
+    # OpenMP's workers spin while they wait for each other, and beside any other load that takes the cores
+    # they wait for. MiniLM, 2 threads on 2 cores, rows/s as it comes and with this: idle 9.8 to 10.1 and 9.9,
+    # beside one busy process 3.4 and 4.9; the same bits. Read once, when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
