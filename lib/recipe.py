@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+
 from lib.config import Config
 from lib.config_keys import nearest
 
@@ -30,6 +32,7 @@ class Example(TypedDict, total=False):
     texts: list[list[str]]
     question: str
     options: list[str]
+    letters: list[str]  # what the row calls its options, where that is not A, B, C ...
     passage_id: str  # the passage that holds the answer, where a row names it
     retrieved: list[str]  # the passages an index gave, the nearest first
     label: int  # of the class or the option; rows that are only to be predicted have none
@@ -41,13 +44,33 @@ class Prediction(TypedDict, total=False):
     """What a model said about one row, as plain values."""
 
     id: str
+    group: str  # a digest of the example's; rows of one group are right and wrong together
     label: int
     prediction: int
     probabilities: list[float]
+    log_probabilities: list[float]
     swapped: list[float]  # the probabilities when the two texts trade places, mapped back
-    ranking: list[str]  # the letters of the options, the likeliest first
+    order: list[int]  # places of the options, the likeliest first
+    letters: list[str]  # as in the example
+    ranking: list[str]  # the order in letters
     target: Any  # where answers are no choice
     answer: Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score: the mean over rows of what it says of each."""
+
+    name: str
+    by_row: Callable[[Sequence[Prediction]], np.ndarray]
+    """Plain predictions in, (rows,) float64 out."""
+    better: Literal["lower", "higher"] | None
+    """Which way it is better. None: it does not say how good a model is."""
+    share: bool = False
+    """Every row's value lies from 0 to 1."""
+
+    def __call__(self, predictions: Sequence[Prediction]) -> float:
+        return float(self.by_row(predictions).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +88,20 @@ class Recipe:
     """The classes, or the letters of the options, where that is a choice."""
     family: Literal["encoder", "decoder"] = "encoder"
     """What kind of toy `--model tiny` is."""
+    read_columns: Callable[[list[Row]], list[Row]] | None = None
+    """For what only all rows of a split together tell (is this a column of lists?); before `to_example`."""
     sample: Callable[[int, int], list[Row]]
     """(number of rows, seed) -> realistic, learnable rows."""
     probes: tuple[Row, ...] = ()
     """A few diverse rows that are answered before and after training; the report shows both."""
     to_example: Callable[[Row], Example]
     """Raises ValueError with the reason when a row is malformed."""
-    score: Callable[[Sequence[Prediction]], Scores]
-    """Plain predictions in, {"log_loss": 0.9, ...} out; the first key selects the best checkpoint."""
-    better: Literal["lower", "higher"]
-    """Which way the first score is better."""
+    metrics: tuple[Metric, ...]
+    """The first selects the best checkpoint, so it has a better way."""
     features: Callable[[Example], list[Any]] | None = None
     """What a baseline without a language model may look at (lengths, say): numbers, or numbers for each
     option."""
-    features_name: str = "length only"
+    features_name: str = "length alone"
     swapped_labels: tuple[int, ...] | None = None
     """For pairs: the label when the two texts trade places. None: order means something."""
     submission: Callable[[Prediction], Row] | None = None
@@ -86,6 +109,20 @@ class Recipe:
     revisions: Mapping[str, str] | None = None
     """Hub data set -> revision, where it is known for certain."""
     licence: str = "see the data set's page"
+
+    @property
+    def better(self) -> Literal["lower", "higher"]:
+        """Which way the first score is better."""
+        assert self.metrics[0].better is not None
+        return self.metrics[0].better
+
+    def by_row(self, predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
+        """(rows,) for every score"""
+        return {metric.name: metric.by_row(predictions) for metric in self.metrics}
+
+    def score(self, predictions: Sequence[Prediction]) -> Scores:
+        """Plain predictions in, {"log_loss": 0.9, ...} out."""
+        return {name: float(values.mean()) for name, values in self.by_row(predictions).items()}
 
     def improves(self, new: float, old: float | None) -> bool:
         """Is a first score better than the best so far? One that is not finite never is."""

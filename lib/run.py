@@ -145,6 +145,7 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     if begin is None and job.recipe.probes:
         before = predictor.predict(encoded.rows(PROBES))
         if world.is_main:
+            before = scoring.kept(before, encoded.examples()[PROBES], job.recipe)
             job.folder.write_predictions(f"{PROBES} before", before)
 
     def evaluate() -> Scores:
@@ -224,7 +225,7 @@ def _finish(job: Job, encoded: Encoded, progress: Progress) -> None:
         return
     write_json(folder.path / "scores.json", scores)
     for split, scored in scores["splits"].items():
-        tracker.say(f"{split} ({scored['num_rows']} rows)")
+        tracker.say(f"{split} ({scored['num_rows']:,} rows in {scored['num_groups']:,} groups)")
         for line in summary.table(scored):
             tracker.say("  " + line)
     folder.write_record(training_seconds=progress.seconds, peak_gib=memory.peak_gib(job.world.device))

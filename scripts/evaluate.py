@@ -36,19 +36,19 @@ def main() -> None:
     """Score a finished run again, in a fresh process."""
     asked = options(Options, __doc__)
     from lib.evaluation.rescore import rescore
-    from lib.reports import summary
+    from lib.reports.summary import table, values_of
     from lib.runs.folder import find
 
     run = find(asked.run, asked.runs_dir)
     rescored = rescore(run, asked.split, asked.data, asked.threads, asked.from_artifact)
-    print("\n".join(summary.table(rescored.now)))
+    print("\n".join(table(rescored.now)))
     before = rescored.before
     if asked.data is None and before is not None:
-        if before["scores"] == rescored.now["scores"]:
+        if values_of(before) == values_of(rescored.now):
             print("the same to the last digit as training reported")
         else:
             print("NOT the same as training reported")
-            print("\n".join(summary.table(before)))
+            print("\n".join(table(before)))
     print(f"predictions and scores: {rescored.folder}")
 
 

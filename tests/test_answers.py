@@ -14,7 +14,7 @@ import pytest
 import lib.answers
 import lib.recipes
 from lib import recipe as recipes
-from lib.answers import bootstrap, first_score, hits
+from lib.answers import hits, intervals
 from lib.answers import load as answers_of
 from lib.base.contents import Lint
 from lib.base.exits import CheckError
@@ -22,7 +22,8 @@ from lib.base.files import read_lines, write_json, write_lines
 from lib.config import DataConfig, to_dict
 from lib.corpus import lint, splits
 from lib.corpus.corpus import OTHER, Corpus
-from lib.corpus.sources import RawRow
+from lib.corpus.readers import RawRow
+from lib.corpus.splits import group_digest
 from lib.data.rows import EncodedRow
 from lib.evaluation import predict as predicting
 from lib.evaluation.trained import TrainedRun
@@ -38,7 +39,6 @@ from pathlib import Path
 import numpy as np
 
 from lib.answers import Answers
-from lib.answers import bootstrap
 
 
 def errors(predictions):
@@ -47,6 +47,7 @@ def errors(predictions):
 
 class Number:
     template = Path(__file__).with_suffix(".html.jinja")
+    chance = ("mean",)
 
     def __init__(self, recipe):
         self.recipe = recipe
@@ -57,8 +58,11 @@ class Number:
     def answer(self, prediction):
         return prediction["answer"]
 
-    def words(self, value):
+    def words(self, value, row):
         return f"{value:g} kg"
+
+    def kept(self, prediction, example):
+        return prediction
 
     def wrong(self, predictions):
         far = [row for row, error in zip(predictions, errors(predictions)) if error > 1]
@@ -72,17 +76,14 @@ class Number:
 
     def baselines(self, train, rows):
         mean = sum(row["target"] for row in train) / len(train)
-        return {"mean": [{"id": row["id"], "target": row["target"], "answer": mean} for row in rows]}
+        means = [{"id": row["id"], "target": row["target"], "answer": mean} for row in rows]
+        return {"mean": self.recipe.by_row(means)}
 
     def details(self, predictions):
         return {"largest": float(errors(predictions).max())}
 
-    def warnings(self, predictions, baselines):
-        gain = bootstrap.paired_differences(baselines["mean"], predictions, self.recipe.score)
-        return [] if gain["mean_absolute_error"].high < 0 else ["NO BETTER THAN THE MEAN"]
-
-    def sample(self):
-        return {"target": 0.0, "answer": 0.0}
+    def warnings(self, predictions):
+        return ["ALL THE SAME"] if len({row["answer"] for row in predictions}) == 1 else []
 
 
 def make(recipe) -> Answers:
@@ -94,7 +95,8 @@ PAGE = """
 <h2>How far off</h2>
 <p>At most {{ scores["splits"]["test"]["largest"] }} kg</p>
 {% for row, passages in mistakes.worst %}
-<p>true: {{ answers.words(answers.target(row)) }}, said: {{ answers.words(answers.answer(row)) }}</p>
+<p>true: {{ answers.words(answers.target(row), row) }},
+said: {{ answers.words(answers.answer(row), row) }}</p>
 {{ read(passages) }}
 {% endfor %}
 """
@@ -103,8 +105,7 @@ WEIGHT = """
 import numpy as np
 
 from lib.config import Config
-from lib.answers import bootstrap
-from lib.recipe import Example, Recipe
+from lib.recipe import Example, Metric, Recipe
 
 
 def to_example(row):
@@ -118,8 +119,8 @@ def errors(predictions):
 
 RECIPE = Recipe(
     task="classify", answers="number", config=Config(recipe="weight"), columns=(("animal", "kg"),),
-    label_columns=("kg",), sample=lambda num_rows, seed: [], to_example=to_example, better="lower",
-    score=lambda rows: {"mean_absolute_error": float(bootstrap.by_row(rows, errors).mean())},
+    label_columns=("kg",), sample=lambda num_rows, seed: [], to_example=to_example,
+    metrics=(Metric("mean_absolute_error", errors, "lower"),),
 )
 """
 
@@ -187,12 +188,12 @@ def test_the_baseline_is_that_of_the_kind_and_stands_beside_the_score(weight: Re
     # the mean is 2: off by 0.5 and 2; the model by 1 and 3
     assert scored["baselines"]["mean"]["mean_absolute_error"]["value"] == 1.25
     assert scored["scores"]["mean_absolute_error"]["value"] == 2.0
-    assert list(scored) == ["num_rows", "warnings", "scores", "baselines", "largest"]
-    names, values, *rest = summary.table(scored)
-    # resamples of two rows have one of them twice, or both: the interval reaches from one error to the other
-    expected = "mean_absolute_error 2.0000 [1.0000, 3.0000] 1.2500 [0.5000, 2.0000]"
-    assert " ".join(values.split()) == expected and rest == ["WARNING: NO BETTER THAN THE MEAN"]
-    assert names.index("model") == values.index("2.0000") and names.index("mean") == values.index("1.2500")
+    assert list(scored) == ["num_rows", "num_groups", "warnings", "scores", "baselines", "largest"]
+    model, mean, warning = (" ".join(line.split()) for line in summary.table(scored))
+    # two rows, 1 and 0.75 off the mean of their errors; Student's t with one degree of freedom is 12.7062
+    assert model == "mean_absolute_error model 2.0000 [-10.7062, 14.7062]"
+    assert mean == "mean 1.2500 [-8.2797, 10.7797]"
+    assert warning.startswith("WARNING: THE MODEL CANNOT BE TOLD FROM CHANCE: NO SCORE IS BETTER THAN MEAN")
 
 
 def test_a_model_that_has_learned_is_not_warned_of(weight: Recipe) -> None:
@@ -205,9 +206,10 @@ def test_two_runs_are_paired_by_their_numbers(weight: Recipe, tmp_path: Path) ->
     words = [str(write_run(tmp_path / f"run{n}", weight, rows)) for n, rows in enumerate((bad, good))]
     lines: list[str] = []
     compare(tuple(words), "test", False, "runs", lines.append)
-    difference = bootstrap.paired_differences(bad, good, weight.score)["mean_absolute_error"]
-    assert bootstrap.signed(difference) in "\n".join(lines)
-    assert "verdict by mean_absolute_error on 60 rows, B against A: better" in "\n".join(lines)
+    before, after = (weight.by_row(rows)["mean_absolute_error"] for rows in (bad, good))
+    difference = intervals.difference(before, after, intervals.Groups.of(bad))
+    assert intervals.signed(difference) in "\n".join(lines)
+    assert "verdict by mean_absolute_error on 60 rows in 60 groups, B against A: better" in "\n".join(lines)
 
 
 def test_two_runs_whose_rows_have_other_numbers_are_not_paired(weight: Recipe, tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_predictions_say_the_answer_in_words(
     run.predictor = lambda world, offload: SimpleNamespace(task=task, predict=lambda encoded: rows)
     monkeypatch.setattr(TrainedRun, "open", lambda path: run)
     written = predicting.predict(tmp_path, "rows.csv", tmp_path / "out.jsonl", None, None)
-    assert read_lines(written.path) == [{"id": "r0", "answer": "4.5 kg"}]
+    assert read_lines(written.path) == [{"id": "r0", "answer": "4.5 kg", "group": group_digest("g0")}]
 
 
 def test_the_page_has_the_sections_of_its_kind_and_not_of_another(weight: Recipe, tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ def test_the_page_has_the_sections_of_its_kind_and_not_of_another(weight: Recipe
     page = write_report(run, {"test": examples()}).read_text()
     worst = max(predictions(9.0), key=lambda row: abs(row["answer"] - row["target"]))
     true, said = f"{worst['target']:g} kg", f"{worst['answer']:g} kg"
-    assert f"true: {true}, said: {said}" in page and f"animal {worst['id'][1:]}<" in page
+    assert f"true: {true},\nsaid: {said}" in page and f"animal {worst['id'][1:]}<" in page
     assert "How far off" in page and "mean_absolute_error" in page and "lower is better" in page
     assert "Which class is taken for which" not in page and "false predictions" not in page
     assert "<small>target" not in page, "what is right is none of the texts that the model read"
@@ -267,13 +269,13 @@ def test_the_retrievers_part_is_told_from_the_readers(weight: Recipe) -> None:
 
 
 def test_the_first_score_needs_no_labels(weight: Recipe) -> None:
-    assert weight.labels == () and first_score(weight) == "mean_absolute_error"
+    assert weight.labels == () and weight.metrics[0].name == "mean_absolute_error"
 
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_the_first_score_is_one_that_the_recipe_gives(name: str) -> None:
     recipe = recipes.load(name)
-    assert first_score(recipe) == {"science_exam": "map_at_3"}.get(name, "log_loss")
+    assert recipe.metrics[0].name == {"science_exam": "map_at_3"}.get(name, "log_loss")
 
 
 def test_a_probability_that_is_no_number_is_infinitely_far() -> None:

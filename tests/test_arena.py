@@ -9,11 +9,11 @@ import pytest
 
 from lib import recipe as recipes
 from lib.answers import load as answers_of
-from lib.answers import metrics
 from lib.config import DataConfig
 from lib.corpus import splits
 from lib.corpus.corpus import Corpus
-from lib.corpus.sources import RawRow, Source
+from lib.corpus.readers import RawRow
+from lib.corpus.sources import Source
 from lib.recipe import Example, Row
 
 ARENA = recipes.load("arena")
@@ -165,7 +165,7 @@ def test_sample_prompts_hardly_ever_repeat() -> None:
 def test_lengths_alone_do_not_solve_the_sample() -> None:
     # Chance is 33 %; the lengths give 44-48 %, on 1,000 rows with a standard deviation of 1.6 points.
     beside = answers_of(ARENA).baselines(SAMPLE[:2000], SAMPLE[2000:])
-    assert metrics.accuracy(beside["length only"]) < 0.55
+    assert beside["length alone"]["accuracy"].mean() < 0.55
 
 
 def test_texts_decide_the_sample_labels_but_for_whims() -> None:
@@ -198,3 +198,24 @@ def test_swapping_the_answers_swaps_the_label() -> None:
     straight, turned_round = example(), ARENA.to_example(turned)
     assert straight["texts"] == turned_round["texts"][::-1]
     assert straight["label"] == ARENA.swapped_labels[turned_round["label"]]
+
+
+def read_rows(*prompts: str) -> list[dict[str, Any]]:
+    rows = [{"prompt": prompt, "response_a": '["x"]', "response_b": "y"} for prompt in prompts]
+    assert ARENA.read_columns is not None
+    return ARENA.read_columns(rows)
+
+
+def test_a_text_that_begins_with_a_bracket_is_a_text_in_a_column_of_texts() -> None:
+    plain = read_rows("[SYSTEM] be kind", '["red", "green"]', "how are you?", "well?")
+    found = [ARENA.to_example(row) for row in plain]
+    assert [example["context"] for example in found][:2] == [["[SYSTEM] be kind"], ['["red", "green"]']]
+    # each column by itself: response_a holds lists, response_b texts
+    assert found[0]["texts"] == [["x"], ["y"]]
+
+
+def test_a_list_that_is_broken_is_malformed_in_a_column_of_lists() -> None:
+    *good, bad = read_rows('["a", "b"]', '["c"]', '["d')
+    assert [ARENA.to_example(row)["context"] for row in good] == [["a", "b"], ["c"]]
+    with pytest.raises(ValueError, match="prompt is no JSON list of turns"):
+        ARENA.to_example(bad)

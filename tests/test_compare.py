@@ -28,7 +28,12 @@ def predictions(skill: float, num_rows: int = 400, seed: int = 0, first_id: int 
         logits = noise.normal(0, 0.3, 3)
         logits[labels[number]] += skill + hard[number]
         said = np.exp(logits) / np.exp(logits).sum()
-        row = {"id": str(first_id + number), "label": int(labels[number]), "prediction": int(said.argmax())}
+        row = {
+            "id": str(first_id + number),
+            "group": f"g{first_id + number}",
+            "label": int(labels[number]),
+            "prediction": int(said.argmax()),
+        }
         found.append(row | {"probabilities": said.tolist(), "swapped": said.tolist()})
     return found
 
@@ -144,8 +149,8 @@ def test_a_better_model_is_better_and_the_first_is_worse_than_it(tmp_path: Path)
         write_run(tmp_path / "weak", predictions(0.5)),
         write_run(tmp_path / "ok", predictions(2.0)),
     )
-    assert "on 400 rows, B against A: better" in verdict(said(weak, strong))
-    assert "on 400 rows, B against A: worse" in verdict(said(strong, weak))
+    assert "on 400 rows in 400 groups, B against A: better" in verdict(said(weak, strong))
+    assert "on 400 rows in 400 groups, B against A: worse" in verdict(said(strong, weak))
     assert "mind:" not in said(weak, strong)
 
 
@@ -159,8 +164,8 @@ def test_models_of_one_skill_cannot_be_told_apart_and_how_many_rows_would_tell_i
 
 
 def test_few_rows_give_no_verdict(tmp_path: Path) -> None:
-    weak, strong = (write_run(tmp_path / str(skill), predictions(skill, 29)) for skill in (0.0, 4.0))
-    assert "cannot tell: on fewer than 30 rows" in verdict(said(weak, strong))
+    weak, strong = (write_run(tmp_path / str(skill), predictions(skill, 9)) for skill in (0.0, 4.0))
+    assert "cannot tell: fewer than 10 groups" in verdict(said(weak, strong))
 
 
 def test_equal_predictions_of_other_settings_are_pointed_out(tmp_path: Path) -> None:

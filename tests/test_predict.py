@@ -88,7 +88,7 @@ def test_an_exam_without_answers_becomes_a_submission(exam: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["arena", "boolq", "science_exam"])
 def test_rows_without_a_label_are_examples_only_where_none_is_needed(name: str, tmp_path: Path) -> None:
-    from lib.corpus import sources
+    from lib.corpus import readers, sources
 
     loaded = recipe.load(name)
     data = write(tmp_path / "rows.jsonl", without(loaded, 5))
@@ -97,7 +97,7 @@ def test_rows_without_a_label_are_examples_only_where_none_is_needed(name: str, 
     assert len(rows) == 5 and not corpus.rejected and not any("label" in row for row in rows)
     with pytest.raises(ValueError, match="lacks the column"):  # as training reads them
         sources.load(replace(loaded.config.data, data=data), loaded)
-    source = sources.Source("rows", {"train": [sources.RawRow("rows:1", without(loaded, 1)[0])]})
+    source = sources.Source("rows", {"train": [readers.RawRow("rows:1", without(loaded, 1)[0])]})
     (rejected,) = Corpus.of(source, DataConfig(), loaded).rejected
     assert "is missing" in rejected.reason or rejected.reason == "there is no answer"
 
@@ -106,11 +106,11 @@ def test_rows_without_a_label_are_examples_only_where_none_is_needed(name: str, 
 @pytest.mark.parametrize("blank", ["", " ", None, -1, "-1", math.nan])
 def test_an_answer_that_is_not_there_yet_is_none_in_whatever_words(name: str, blank: Any) -> None:
     """Files keep the answers' columns and leave them empty, null or -1; who trains needs an answer."""
-    from lib.corpus import sources
+    from lib.corpus import readers, sources
 
     loaded = recipe.load(name)
     values = [row | {c: blank for c in loaded.label_columns if c in row} for row in loaded.sample(3, 0)]
-    rows = [sources.RawRow(f"rows:{place}", row) for place, row in enumerate(values, 1)]
+    rows = [readers.RawRow(f"rows:{place}", row) for place, row in enumerate(values, 1)]
     source = sources.Source("rows", {"train": rows})
     corpus = Corpus.of(source, DataConfig(), loaded, with_label=False)
     assert not corpus.rejected and not any("label" in row for row in corpus.splits["train"])

@@ -206,9 +206,8 @@ def test_no_mistake_is_said(folder: RunFolder) -> None:
 def test_a_single_class_is_shouted_once_before_the_scores(folder: RunFolder) -> None:
     said = [prediction(n, 0.9 if n % 3 == 0 else 0.1, label=(0, 2, 2)[n % 3]) for n in range(15)]
     arena = answers_of(recipes.load("arena"))
-    beside = arena.baselines([example(0)], [example(n) for n in range(15)])
     assert {row["prediction"] for row in said} == {0}
-    change_scores(folder, warnings=arena.warnings(said, beside))
+    change_scores(folder, warnings=arena.warnings(said))
     words = page(folder).words
     warning = "THE MODEL PREDICTS A SINGLE CLASS: 'A wins' FOR EVERY ROW"
     assert words.count(warning) == 1 and words.index(warning) < words.index("Scores")
@@ -227,7 +226,7 @@ def test_scores_stand_beside_their_baselines_with_intervals(folder: RunFolder) -
             for value in column.values():
                 assert f"{value['value']:.4f} {value['low']:.4f} to {value['high']:.4f}" in shown
     assert "log_loss lower is better" in shown and "majority class" in shown
-    assert "test: 15 rows, 12 false predictions" in shown and "checkpoint step-000020" in shown
+    assert "test: 15 rows in 15 groups, 12 false predictions" in shown and "checkpoint step-000020" in shown
 
 
 def test_the_confusion_matrix_has_counts_and_shares(folder: RunFolder) -> None:

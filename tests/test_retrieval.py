@@ -22,7 +22,7 @@ from lib.base.exits import CheckError, StoppedError
 from lib.base.files import read_json, read_lines, sha256_of
 from lib.command_line import parse
 from lib.config import ChooseConfig, Config, DataConfig
-from lib.corpus import contexts, sources
+from lib.corpus import contexts, readers
 from lib.evaluation.predict import predict
 from lib.evaluation.rescore import rescore
 from lib.recipe import Example, Prediction, Row
@@ -308,7 +308,7 @@ def test_a_hub_data_set_is_read_as_a_stream(tmp_path: Path) -> None:
     source = passages.HubPassages(str(tmp_path), None, "train", "0" * 40)
     first, second = source.items(0)
     assert first == passages.Passage("7", "T", "one") and first.whole == "T. one"
-    assert isinstance(second, sources.Rejected) and second.where == f"{tmp_path}/train:1"
+    assert isinstance(second, readers.Rejected) and second.where == f"{tmp_path}/train:1"
     assert list(source.items(1)) == [second]
 
 

@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lib import recipe
 from lib.answers import load as answers_of
 from lib.answers import metrics
 from lib.config import DataConfig
-from lib.corpus import sources
+from lib.corpus import readers, sources
 from lib.corpus.corpus import Corpus
 from lib.recipe import Prediction
 from lib.recipes import science_exam
@@ -57,6 +58,41 @@ def test_a_malformed_row_says_what_is_wrong(changes: dict[str, Any], said: str) 
         EXAM.to_example(KAGGLE | changes)
 
 
+@pytest.mark.parametrize(
+    ("labels", "answer", "place", "letters"),
+    [
+        (["1", "2", "3"], "2", 1, ["1", "2", "3"]),
+        ([0, 1, 2], 0, 0, ["0", "1", "2"]),
+        ([1.0, 2.0, 3.0], 3.0, 2, ["1", "2", "3"]),
+        (["C", "A", "B"], "A", 1, ["C", "A", "B"]),
+        (["A", "B", "C"], "A", 0, None),
+    ],
+)
+def test_an_option_is_called_what_its_row_calls_it(
+    labels: list[Any], answer: object, place: int, letters: list[str] | None
+) -> None:
+    choices = {"text": ["iron", "neon", "salt"], "label": labels}
+    example = EXAM.to_example(ARC | {"choices": choices, "answerKey": answer})
+    assert example["label"] == place and example.get("letters") == letters
+    said = Prediction(id="7", prediction=2, probabilities=[0.1, 0.2, 0.7], order=[2, 1, 0])
+    kept = answers_of(EXAM).kept(said, example)
+    expected = (letters or ["A", "B", "C"])[::-1]
+    assert kept["ranking"] == expected
+    assert science_exam.submission(kept) == {"id": "7", "prediction": " ".join(expected)}
+    assert answers_of(EXAM).words(2, kept) == expected[0]
+
+
+def test_two_answers_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match="two answers: answer 'A' and answerKey 'B'"):
+        EXAM.to_example(ARC | {"answer": "A", "answerKey": "B"})
+
+
+@pytest.mark.parametrize("nothing", [None, "", " ", float("nan")])
+def test_a_row_whose_answer_is_not_there_yet_has_no_label(nothing: object) -> None:
+    assert "label" not in EXAM.to_example(KAGGLE | {"answer": nothing})
+    assert "label" not in EXAM.to_example(ARC | {"answerKey": nothing})
+
+
 def test_a_column_that_is_missing_between_two_others_is_named() -> None:
     # its letter would otherwise stand for the next column's option, in the submission too
     row = {key: value for key, value in KAGGLE.items() if key != "B"}
@@ -100,7 +136,7 @@ def test_blanks_numbers_and_equal_options_are_real_rows() -> None:
 def test_a_row_without_an_answer_has_no_label_and_does_not_train(tmp_path: Path) -> None:
     unanswered = {key: value for key, value in KAGGLE.items() if key != "answer"}
     assert "label" not in EXAM.to_example(unanswered)
-    source = sources.Source("rows", {"train": [sources.RawRow("rows.csv:2", unanswered)]})
+    source = sources.Source("rows", {"train": [readers.RawRow("rows.csv:2", unanswered)]})
     found = Corpus.of(source, DataConfig(), EXAM)
     assert not found.splits["train"] and found.rejected[0].reason == "there is no answer"
     assert len(Corpus.of(source, DataConfig(), EXAM, with_label=False).splits["train"]) == 1
@@ -118,8 +154,8 @@ def test_map_at_3_counts_the_place_of_the_right_option() -> None:
         said(2, 0.3, 0.5, 0.1, 0.1),  # equal to D, which stands after it: third, 1/3
         said(3, 0.3, 0.5, 0.1, 0.1),  # equal to C, which stands before it: fourth, 0
     ]
-    assert metrics.map_at_3(rows) == pytest.approx((1 + 1 / 2 + 1 / 3 + 0) / 4)
-    assert metrics.accuracy(rows) == 1 / 4
+    assert metrics.MAP_AT_3(rows) == pytest.approx((1 + 1 / 2 + 1 / 3 + 0) / 4)
+    assert metrics.ACCURACY(rows) == 1 / 4
 
 
 def test_submission_has_the_three_likeliest_letters() -> None:
@@ -132,20 +168,18 @@ def test_baselines_know_how_many_options_a_row_has() -> None:
     train = [EXAM.to_example(row) | {"id": str(n)} for n, row in enumerate(EXAM.sample(200, 0))]
     short = EXAM.to_example(KAGGLE) | {"id": "short"}
     found = answers_of(EXAM).baselines(train, [short])  # type: ignore[list-item, arg-type]
-    for rows in found.values():
-        assert len(rows[0]["probabilities"]) == 3
-        assert sum(rows[0]["probabilities"]) == pytest.approx(1)
+    assert found["uniform guess"]["log_loss"] == pytest.approx([np.log(3)])
     counts = [sum(row["label"] == letter for row in train) for letter in range(5)]
-    # each count plus one over 200 + 5, and of that the share of A among the row's three options
-    expected = (counts[0] + 1) / sum(count + 1 for count in counts[:3])
-    assert found["majority class"][0]["probabilities"][0] == pytest.approx(expected)
+    # each count plus one over 200 + 5, and of that the share of B among the row's three options
+    expected = (counts[1] + 1) / sum(count + 1 for count in counts[:3])
+    assert found["majority class"]["log_loss"] == pytest.approx([-np.log(expected)])
 
 
 def test_sample_rows_are_sound_and_lengths_do_not_solve_them() -> None:
     rows = [EXAM.to_example(row) | {"id": str(n)} for n, row in enumerate(EXAM.sample(600, 3))]
     assert {len(row["options"]) for row in rows} == {4, 5}
     beside = answers_of(EXAM).baselines(rows[:400], rows[400:])  # type: ignore[arg-type]
-    assert metrics.accuracy(beside["length only"]) < 0.35  # chance is 0.225
+    assert beside["length alone"]["accuracy"].mean() < 0.35  # chance is 0.225
     stated = [row["options"][row["label"]] in row["context"][0] for row in rows]
     assert sum(stated) / len(stated) > 0.95  # one answer in 30 is drawn anew, and a fifth of those is right
 
@@ -162,7 +196,7 @@ def test_sample_rows_are_sound_and_lengths_do_not_solve_them() -> None:
 )
 def test_real_rows_are_read_whole(name: str, rows: int, options: set[int]) -> None:
     file = SHARED / "llm_science_exam" / name
-    found, rejected = sources.read_file(file)
+    found, rejected = readers.read_file(file)
     examples = [EXAM.to_example(row.values) for row in found]
     assert len(examples) == rows and not rejected
     assert {len(example["options"]) for example in examples} <= options
@@ -184,4 +218,4 @@ def test_a_run_leaves_rankings_and_a_submission(tmp_path: Path) -> None:
         assert len(prediction["ranking"]) == len(prediction["probabilities"])
     scores = json.loads((folder / "scores.json").read_text())["splits"]["test"]
     assert next(iter(scores["scores"])) == "map_at_3"
-    assert set(scores["baselines"]) == {"majority class", "length only"}
+    assert set(scores["baselines"]) == {"uniform guess", "majority class", "length alone"}

@@ -38,13 +38,9 @@ def to_example(row):
     return Example(group=row["remark"], texts=[[row["remark"]]], label=int(row["friendly"]))
 
 
-def score(predictions):
-    return {"accuracy": metrics.accuracy(predictions), "log_loss": metrics.log_loss(predictions)}
-
-
 RECIPE = Recipe(
     task="classify", config=CONFIG, columns=(("remark", "friendly"),), labels=("no", "yes"),
-    sample=sample_rows, to_example=to_example, score=score, better="higher",
+    sample=sample_rows, to_example=to_example, metrics=(metrics.ACCURACY, metrics.LOG_LOSS),
 )
 '''
 

@@ -12,9 +12,9 @@ import pytest
 from lib import recipe as recipes
 from lib.command_line import parse
 from lib.config import DataConfig
-from lib.corpus import sources
+from lib.corpus import readers, sources
 from lib.corpus.corpus import Corpus
-from lib.corpus.sources import RawRow, Rejected
+from lib.corpus.readers import RawRow, Rejected
 from tests.tools import SHARED, point_hub_at
 
 ARENA = recipes.load("arena")
@@ -25,7 +25,7 @@ LMSYS = SHARED / "lmsys"
 def read(folder: Path, name: str, content: bytes) -> tuple[list[RawRow], list[Rejected]]:
     file = folder / name
     file.write_bytes(content)
-    return sources.read_file(file)
+    return readers.read_file(file)
 
 
 def load(data: Path | str) -> sources.Source:
@@ -154,7 +154,38 @@ def test_broken_jsonl_lines_are_set_aside_with_their_line_and_reason(tmp_path: P
     assert max(len(row.value) for row in rejected) <= 2004  # shortened: " ..." after 2000 characters
 
 
+def test_a_key_that_stands_twice_is_no_row(tmp_path: Path) -> None:
+    text = b'{"answer": "A", "answer": "B"}\n{"choices": {"label": ["A"], "label": ["B"]}}\n{"answer": "A"}\n'
+    rows, rejected = read(tmp_path, "rows.jsonl", text)
+    assert [row.values for row in rows] == [{"answer": "A"}]
+    assert [row.reason for row in rejected] == [
+        f"broken JSON: the key '{name}' stands twice" for name in ("answer", "label")
+    ]
+
+
 # parquet
+
+
+def test_two_columns_of_one_name_are_refused_in_parquet(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = [pyarrow.array([1]), pyarrow.array([0])]
+    pyarrow.parquet.write_table(pyarrow.table(columns, ["label", "label"]), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match="more than one column named 'label'; keep one of them"):
+        readers.read_file(tmp_path / "rows.parquet")
+
+
+def test_numbers_that_stand_for_classes_are_read_by_their_names(tmp_path: Path) -> None:
+    import datasets
+
+    values = {"question": ["a", "b", "c"], "answer": [0, 1, -1]}
+    names = datasets.ClassLabel(names=["true", "false"])
+    features = datasets.Features({"question": datasets.Value("string"), "answer": names})
+    rows = datasets.Dataset.from_dict(values, features=features)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    read_back, _ = readers.read_file(tmp_path / "rows.parquet")
+    assert [row.values["answer"] for row in read_back] == ["true", "false", None]
 
 
 def test_parquet_rows_keep_their_types_and_row_numbers(tmp_path: Path) -> None:
@@ -164,7 +195,7 @@ def test_parquet_rows_keep_their_types_and_row_numbers(tmp_path: Path) -> None:
     values = [{"text": ["one"], "label": 1}, {"text": ["two", None], "label": 0}, {"text": None, "label": 1}]
     table = pyarrow.Table.from_pylist(values)
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet", row_group_size=2)
-    rows, rejected = sources.read_file(tmp_path / "rows.parquet")
+    rows, rejected = readers.read_file(tmp_path / "rows.parquet")
     assert [row.where for row in rows] == [f"rows.parquet:{number}" for number in range(3)]
     assert [row.values for row in rows] == values
     assert rejected == []
@@ -326,7 +357,7 @@ def test_a_word_that_is_no_hub_id_is_refused(name: str) -> None:
 def test_csv_and_jsonl_of_the_real_rows_give_the_same_examples(split: str) -> None:
     found = {}
     for suffix in ("csv", "jsonl"):
-        rows, rejected = sources.read_file(LMSYS / f"{split}.{suffix}")
+        rows, rejected = readers.read_file(LMSYS / f"{split}.{suffix}")
         found[suffix] = Corpus.of(sources.Source(suffix, {"train": rows}, rejected), DataConfig(), ARENA)
         assert found[suffix].rejected == []
     assert found["csv"].splits == found["jsonl"].splits

@@ -13,7 +13,8 @@ from lib.base.exits import CheckError
 from lib.config import DataConfig
 from lib.corpus import splits
 from lib.corpus.corpus import Corpus
-from lib.corpus.sources import RawRow, Rejected, Source
+from lib.corpus.readers import RawRow, Rejected
+from lib.corpus.sources import Source
 from lib.recipe import Example
 
 ARENA = recipes.load("arena")

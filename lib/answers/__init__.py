@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from lib.base.contents import Details
 from lib.recipe import Example, Prediction, Recipe
+
+Values = dict[str, np.ndarray]  # score -> (rows,) what it says of each row
 
 
 class Answers(Protocol):
@@ -19,13 +23,20 @@ class Answers(Protocol):
         """Jinja: the sections of report.html that are about answers. It is given `answers` (this object),
         `scores`, `probes` and `mistakes` (see lib.reports.report)."""
 
+    @property
+    def chance(self) -> tuple[str, ...]:
+        """Those of the baselines that look at no row."""
+
     def target(self, row: Example | Prediction) -> Any:
         """None where it is not known."""
 
     def answer(self, prediction: Prediction) -> Any: ...
 
-    def words(self, value: Any) -> str:
-        """A target or an answer, for people."""
+    def words(self, value: Any, row: Example | Prediction) -> str:
+        """A row's target or answer, for people."""
+
+    def kept(self, prediction: Prediction, example: Example) -> Prediction:
+        """As files keep it: with what only the words of its row say."""
 
     def wrong(self, predictions: Sequence[Prediction]) -> list[Prediction]:
         """Those that are not right, the worst first."""
@@ -36,27 +47,17 @@ class Answers(Protocol):
     def counts(self, examples: Sequence[Example]) -> dict[str, int]:
         """How many rows have each target; empty where targets are no few that repeat."""
 
-    def baselines(self, train: list[Example], rows: list[Example]) -> dict[str, list[Prediction]]:
-        """What one gets for `rows` without a language model, from the training rows alone."""
+    def baselines(self, train: list[Example], rows: list[Example]) -> dict[str, Values]:
+        """What one scores on `rows` without a language model, from the training rows alone."""
 
     def details(self, predictions: Sequence[Prediction]) -> Details:
         """What scores.json holds of a split beside its scores; JSON values."""
 
-    def warnings(
-        self, predictions: Sequence[Prediction], baselines: dict[str, list[Prediction]]
-    ) -> list[str]:
-        """Signs that a model has not learned, in capitals."""
-
-    def sample(self) -> Prediction:
-        """Any prediction, to ask a recipe what its scores are called."""
+    def warnings(self, predictions: Sequence[Prediction]) -> list[str]:
+        """Signs that a model has not learned, in capitals, which no baseline shows."""
 
 
 def load(recipe: Recipe) -> Answers:
     """The kind that the recipe names."""
     answers: Answers = importlib.import_module(f"lib.answers.{recipe.answers}").make(recipe)
     return answers
-
-
-def first_score(recipe: Recipe) -> str:
-    """The name of the score that selects the best checkpoint."""
-    return next(iter(recipe.score([load(recipe).sample()])))

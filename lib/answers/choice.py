@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from lib.answers import Answers, bootstrap, metrics
+from lib.answers import Answers, Values, metrics
 from lib.base.contents import Details
 from lib.recipe import Example, Prediction, Recipe
 from lib.reports.page import LINE, TEXT, inline_svg
 
-MAJORITY = "majority class"
-# better than the majority class in one of these is better than chance
-CHANCE_SCORES = ("log_loss", "accuracy", "map_at_3")
+UNIFORM, MAJORITY = "uniform guess", "majority class"
 
 
 class Confused(Details, total=False):
@@ -26,6 +24,7 @@ class Choice:
     """Targets and answers are places in `recipe.labels`."""
 
     template = Path(__file__).with_suffix(".html.jinja")
+    chance = (UNIFORM, MAJORITY)
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -36,8 +35,17 @@ class Choice:
     def answer(self, prediction: Prediction) -> Any:
         return prediction["prediction"]
 
-    def words(self, value: Any) -> str:
-        return self.recipe.labels[value]
+    def words(self, value: Any, row: Example | Prediction) -> str:
+        return row.get("letters", self.recipe.labels)[value]
+
+    def kept(self, prediction: Prediction, example: Example) -> Prediction:
+        """With the order of the options in the row's own letters."""
+        if "letters" in example:
+            prediction = Prediction(**{**prediction, "letters": example["letters"]})
+        if "order" in prediction:
+            ranking = [self.words(place, prediction) for place in prediction["order"]]
+            prediction = Prediction(**{**prediction, "ranking": ranking})
+        return prediction
 
     def wrong(self, predictions: Sequence[Prediction]) -> list[Prediction]:
         """The lowest probability on the true class first."""
@@ -51,7 +59,7 @@ class Choice:
         return max(differences) if all(map(math.isfinite, differences)) else math.inf
 
     def counts(self, examples: Sequence[Example]) -> dict[str, int]:
-        counts = Counter(self.words(example["label"]) for example in examples)
+        counts = Counter(self.recipe.labels[example["label"]] for example in examples)
         return {label: counts[label] for label in self.recipe.labels if counts[label]}
 
     def details(self, predictions: Sequence[Prediction]) -> Details:
@@ -59,45 +67,47 @@ class Choice:
         return Confused(
             labels=list(self.recipe.labels[:num_classes]),
             confusion=metrics.confusion(predictions, num_classes),
-            num_false=metrics.num_false(predictions),
+            num_false=len(self.wrong(predictions)),
         )
 
-    def warnings(
-        self, predictions: Sequence[Prediction], baselines: dict[str, list[Prediction]]
-    ) -> list[str]:
-        warnings = []
+    def warnings(self, predictions: Sequence[Prediction]) -> list[str]:
         chosen = {row["prediction"] for row in predictions}
-        if len(chosen) == 1:
-            warnings.append(f"THE MODEL PREDICTS A SINGLE CLASS: {self.words(chosen.pop())!r} FOR EVERY ROW")
-        gains = bootstrap.paired_differences(baselines[MAJORITY], predictions, self.recipe.score)
-        better = [
-            interval.high < 0 if name == "log_loss" else interval.low > 0
-            for name, interval in gains.items()
-            if name in CHANCE_SCORES
-        ]
-        if better and not any(better):
-            warnings.append(
-                "THE MODEL CANNOT BE TOLD FROM CHANCE: NO SCORE IS BETTER THAN THE MAJORITY CLASS'S BEYOND "
-                "ITS 95 % INTERVAL"
-            )
-        return warnings
+        if len(chosen) > 1:
+            return []
+        label = self.recipe.labels[chosen.pop()]
+        return [f"THE MODEL PREDICTS A SINGLE CLASS: {label!r} FOR EVERY ROW"]
 
-    def sample(self) -> Prediction:
-        chances = [1 / len(self.recipe.labels)] * len(self.recipe.labels)
-        return Prediction(label=0, prediction=0, probabilities=chances, swapped=chances, ranking=["A"])
-
-    def baselines(self, train: list[Example], rows: list[Example]) -> dict[str, list[Prediction]]:
-        """The share of each class in the training rows, and a logistic regression on the recipe's features
-        (lengths)."""
+    def baselines(self, train: list[Example], rows: list[Example]) -> dict[str, Values]:
+        """A guess with equal chances, the share of each class in the training rows, and a logistic regression
+        on the recipe's features (lengths)."""
         counts = Counter(example["label"] for example in train)
         options = "options" in rows[0]
         num_classes = max(map(_width, (*train, *rows))) if options else len(self.recipe.labels)
         prior = [(counts[label] + 1) / (len(train) + num_classes) for label in range(num_classes)]
-        baselines = {MAJORITY: [self._prediction(row, prior, prior) for row in rows]}
+        majority = [self._prediction(row, prior, prior) for row in rows]
+        baselines = {UNIFORM: self._guess(rows), MAJORITY: self.recipe.by_row(majority)}
         if self.recipe.features is not None and len(counts) > 1:
             fit = self._from_option_features if options else self._from_features
-            baselines[self.recipe.features_name] = fit(train, rows)
+            baselines[self.recipe.features_name] = self.recipe.by_row(fit(train, rows))
         return baselines
+
+    def _guess(self, rows: list[Example]) -> Values:
+        """What a guess with equal chances scores on average: each class stands first once."""
+        widths = [_width(row) if "options" in row else len(self.recipe.labels) for row in rows]
+        guesses = [
+            Prediction(
+                label=row["label"],
+                prediction=first,
+                probabilities=[1 / width] * width,
+                swapped=[1.0] + [0.0] * (width - 1),  # whatever it is, one guess in `width` says the same
+                order=[*range(first, width), *range(first)],
+            )
+            for row, width in zip(rows, widths, strict=True)
+            for first in range(width)
+        ]
+        starts = np.cumsum([0, *widths[:-1]])
+        by_guess = self.recipe.by_row(guesses)
+        return {name: np.add.reduceat(values, starts) / widths for name, values in by_guess.items()}
 
     def _prediction(self, row: Example, shares: list[float], swapped: list[float]) -> Prediction:
         if "options" in row:  # a row may have fewer options than others

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lib.answers import Answers, bootstrap
-from lib.answers.bootstrap import Interval
+from lib.answers import Answers, intervals
+from lib.answers.intervals import Groups, Interval
 from lib.base.contents import Retrieval
-from lib.recipe import Example, Prediction, Scores
+from lib.recipe import Example, Prediction
 
 PLACES = (1, 3, 10)
 
@@ -28,17 +28,18 @@ def summarize(
     places = {row["id"]: _place(row) for row in rows}
     num_passages = max(len(row["retrieved"]) for row in rows)
     tops = sorted({*(k for k in PLACES if k < num_passages), num_passages})
-    columns = {f"hit@{k}": _column(places, k) for k in tops}
-
-    def score(table: Sequence[Prediction]) -> Scores:
-        return {name: float(bootstrap.by_row(table, column).mean()) for name, column in columns.items()}
-
-    errors = {f"{found}, {how}": 0 for found in ("found", "not found") for how in ("right", "wrong")}
+    errors = {f"{where}, {how}": 0 for where in ("found", "not found") for how in ("right", "wrong")}
     wrong = {row["id"] for row in answers.wrong(read)}
     for identity, place in places.items():
         errors[f"{'found' if place else 'not found'}, {'wrong' if identity in wrong else 'right'}"] += 1
-    scores = bootstrap.as_values(bootstrap.intervals(read, score))
-    return Retrieval(num_rows=len(rows), num_passages=num_passages, scores=scores, errors=errors)
+    groups, found = Groups.of(read), np.array([places[row["id"]] for row in read])
+    scores = {
+        f"hit@{k}": intervals.interval(((found > 0) & (found <= k)).astype(np.float64), groups, share=True)
+        for k in tops
+    }
+    return Retrieval(
+        num_rows=len(rows), num_passages=num_passages, scores=intervals.as_values(scores), errors=errors
+    )
 
 
 def warnings(retrieval: Retrieval, examples: Sequence[Example]) -> list[str]:
@@ -65,7 +66,3 @@ def lines(retrieval: Retrieval) -> list[str]:
 def _place(row: Example) -> int:
     """1 for the nearest passage; 0 when it was not found."""
     return row["retrieved"].index(row["passage_id"]) + 1 if row["passage_id"] in row["retrieved"] else 0
-
-
-def _column(places: dict[str, int], k: int) -> bootstrap.ByRow:
-    return lambda rows: np.array([0 < places[row["id"]] <= k for row in rows], np.float64)

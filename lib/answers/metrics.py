@@ -1,33 +1,10 @@
-"""Scores of plain predictions of a class or an option."""
+"""Scores of plain predictions of a class or an option: what each says of a row; the score is the mean."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from lib.answers.bootstrap import by_row
-from lib.recipe import Prediction
-
-
-def log_loss(predictions: Sequence[Prediction]) -> float:
-    """Mean of -log(probability of the true class), natural logarithm; what scikit-learn's log_loss gives.
-    Written out because a bootstrap calls it a thousand times, and scikit-learn checks its input for a
-    millisecond each time."""
-    return float(by_row(predictions, _losses).mean())
-
-
-def accuracy(predictions: Sequence[Prediction]) -> float:
-    """Share of rows whose most probable class is the true one."""
-    return float(by_row(predictions, _right).mean())
-
-
-def map_at_3(predictions: Sequence[Prediction]) -> float:
-    """Mean average precision at 3 with one right option a row, as Kaggle's LLM science exam defines it."""
-    return float(by_row(predictions, _average_precision_at_3).mean())
-
-
-def swap_agreement(predictions: Sequence[Prediction]) -> float:
-    """Share of rows on which the model says the same when the two texts trade places."""
-    return float(by_row(predictions, _same_when_swapped).mean())
+from lib.recipe import Metric, Prediction
 
 
 def confusion(predictions: Sequence[Prediction], num_classes: int) -> list[list[int]]:
@@ -38,36 +15,52 @@ def confusion(predictions: Sequence[Prediction], num_classes: int) -> list[list[
     return sklearn.metrics.confusion_matrix(labels, chosen, labels=list(range(num_classes))).tolist()
 
 
-def num_false(predictions: Sequence[Prediction]) -> int:
-    """How many predictions are false."""
-    return int(np.sum(~by_row(predictions, _right)))
+def order(row: Prediction) -> list[int]:
+    """Places of the options, the likeliest first; of equally likely ones the earlier stands first."""
+    if "order" in row:
+        return row["order"]
+    return sorted(range(len(row["probabilities"])), key=lambda place: -row["probabilities"][place])
 
 
 def _losses(predictions: Sequence[Prediction]) -> np.ndarray:
-    # float32 sums to 1 within 1e-7 only; rows may have different numbers of options
-    true = np.array([row["probabilities"][row["label"]] / sum(row["probabilities"]) for row in predictions])
-    return -np.log(np.clip(true, np.finfo(np.float64).eps, 1))
+    return np.array([_loss(row) for row in predictions])
 
 
-def _average_precision_at_3(predictions: Sequence[Prediction]) -> np.ndarray:
-    """(rows,) 1 / place of the true option among the three likeliest, 0 when it is not there; of equally
-    likely options the earlier one stands first, as in a ranking"""
-    places = np.array([_place(row["probabilities"], row["label"]) for row in predictions])
-    return np.where(places <= 3, 1 / places, 0.0)
-
-
-def _place(probabilities: list[float], label: int) -> int:
-    true = probabilities[label]
-    return 1 + sum(p > true or (p == true and i < label) for i, p in enumerate(probabilities))
+def _loss(row: Prediction) -> float:
+    """-log of the probability of the true class. A probability that is too small for a float32 is 0 although
+    its logarithm is an ordinary number, so that is what counts where it is there."""
+    if "log_probabilities" in row:
+        logs = np.array(row["log_probabilities"], np.float64)
+        logs -= logs.max()
+        return float(np.log(np.exp(logs).sum()) - logs[row["label"]])  # float32 sums to 1 within 1e-7 only
+    true = row["probabilities"][row["label"]] / sum(row["probabilities"])
+    return float(-np.log(np.clip(true, np.finfo(np.float64).eps, 1)))
 
 
 def _right(predictions: Sequence[Prediction]) -> np.ndarray:
-    return _column(predictions, "label") == _column(predictions, "prediction")
+    return (_column(predictions, "label") == _column(predictions, "prediction")).astype(np.float64)
+
+
+def _average_precision_at_3(predictions: Sequence[Prediction]) -> np.ndarray:
+    """(rows,) 1 / place of the true option among the three likeliest, 0 when it is not there"""
+    places = np.array([1 + order(row).index(row["label"]) for row in predictions])
+    return np.where(places <= 3, 1 / places, 0.0)
 
 
 def _same_when_swapped(predictions: Sequence[Prediction]) -> np.ndarray:
-    return _column(predictions, "swapped").argmax(axis=1) == _column(predictions, "prediction")
+    same = _column(predictions, "swapped").argmax(axis=1) == _column(predictions, "prediction")
+    return same.astype(np.float64)
 
 
 def _column(predictions: Sequence[Prediction], key: str) -> np.ndarray:
     return np.array([row[key] for row in predictions])  # type: ignore[literal-required]
+
+
+LOG_LOSS = Metric("log_loss", _losses, "lower")
+"""Mean of -log(probability of the true class), natural logarithm."""
+ACCURACY = Metric("accuracy", _right, "higher", share=True)
+"""Share of rows whose most probable class is the true one."""
+MAP_AT_3 = Metric("map_at_3", _average_precision_at_3, "higher", share=True)
+"""Mean average precision at 3 with one right option a row, as Kaggle's LLM science exam defines it."""
+SWAP_AGREEMENT = Metric("swap_agreement", _same_when_swapped, None, share=True)
+"""Share of rows on which the model says the same when the two texts trade places."""

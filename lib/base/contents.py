@@ -65,6 +65,7 @@ class Summary(Details):
     """One split in scores.json."""
 
     num_rows: int
+    num_groups: int  # of rows that are right and wrong together
     warnings: list[str]
     scores: dict[str, Value]
     baselines: dict[str, dict[str, Value]]

@@ -39,7 +39,7 @@ class Setting:
     def validation_loss(self, model: nn.Module) -> float:
         """Log loss on the validation rows, computed the same way for every arm."""
         world = dist.setup(torch.get_num_threads()).settled("bf16")
-        return metrics.log_loss(Predictor(self.task, model, world, 8192).predict(self.validation))
+        return metrics.LOG_LOSS(Predictor(self.task, model, world, 8192).predict(self.validation))
 
 
 def prepare(order: dict[str, Any]) -> Setting:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from lib.config import DataConfig
 from lib.corpus import sources, splits
-from lib.corpus.sources import SPLITS, Rejected, Source
+from lib.corpus.readers import Rejected
+from lib.corpus.sources import SPLITS, Source
 from lib.data.rows import Rows, pack
 from lib.recipe import Example, Recipe
 from lib.task import Task

@@ -29,14 +29,14 @@ def inspect(corpus: Corpus, encoded: Encoded, task: Task, between: Callable[[], 
     """What lint.json holds."""
     answers, examples = answers_of(corpus.recipe), corpus.splits
     rows = {split: encoded.rows(split) for split in examples}
-    doubles = across_splits(examples, between)
+    doubles, first = across_splits(examples, between), examples["train"][0]
     return {
         "splits": {split: _split(answers, task, examples[split], list(rows[split])) for split in examples},
         "near_duplicates": {
             pair: {"rows": len(rows), "shown": rows[:MOST_PAIRS]} for pair, rows in doubles.items()
         },
         "read_as": task.shown(rows["train"].row(0)),
-        "target": answers.words(answers.target(examples["train"][0])),
+        "target": answers.words(answers.target(first), first),
     }
 
 

@@ -4,12 +4,7 @@ What comes out is raw rows with the place each came from ("train.csv:17"), and t
 read at all. No row disappears: rows in = rows out + broken lines.
 """
 
-import codecs
-import csv
 import difflib
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,34 +12,13 @@ from typing import Any
 from lib.base import hub
 from lib.base.files import sha256_of
 from lib.config import DataConfig
+from lib.corpus.readers import SUFFIXES, RawRow, Rejected, named_classes, read_file
 from lib.recipe import Recipe, Row
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 SAMPLE_SEED = 0  # not the run's: two seeds of one experiment train on the same rows
 SPLITS = ("train", "validation", "test")
 NAMES = {"validation": ("validation", "valid", "val", "dev")}  # what files of a folder are called
 Forms = tuple[tuple[str, ...], ...]  # sets of columns, of which every row must have one
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A row that cannot be used: where it stands, why, and what was there (shortened)."""
-
-    where: str
-    reason: str
-    value: str
-
-    @staticmethod
-    def of(where: str, reason: object, value: object) -> "Rejected":
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-        return Rejected(where, str(reason), text if len(text) <= 2000 else text[:2000] + " ...")
-
-
-@dataclass(frozen=True)
-class RawRow:
-    where: str
-    """File and line, or data set and row number."""
-    values: Row
 
 
 @dataclass
@@ -109,122 +83,6 @@ def _load_files(name: str, files: dict[str, Path], forms: Forms) -> Source:
     return source
 
 
-def read_file(file: Path) -> tuple[list[RawRow], list[Rejected]]:
-    """Rows and broken lines of one .csv, .jsonl or .parquet file. Raises ValueError when it cannot be read at
-    all."""
-    rows: list[RawRow] = []
-    rejected: list[Rejected] = []
-    for item in stream(file):
-        if isinstance(item, RawRow):
-            rows.append(item)
-        else:
-            rejected.append(item)
-    if not rows and not rejected:
-        raise ValueError(f"{file} holds no rows")
-    return rows, rejected
-
-
-def stream(file: Path) -> Iterator[RawRow | Rejected]:
-    """The same one by one, for files that are too large to be held."""
-    readers: dict[str, Callable[[Path], Iterator[RawRow | Rejected]]] = {
-        ".csv": _read_csv,
-        ".jsonl": _read_jsonl,
-        ".parquet": _read_parquet,
-    }
-    if file.suffix.lower() not in readers:
-        raise ValueError(f"{file} is no data file; use one of {', '.join(SUFFIXES)}, a folder, or a hub id")
-    try:
-        yield from readers[file.suffix.lower()](file)
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
-
-
-def _read_jsonl(file: Path) -> Iterator[RawRow | Rejected]:
-    with file.open("rb") as handle:
-        for number, line in enumerate(handle, 1):
-            where = f"{file.name}:{number}"
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line.decode("utf-8"))
-            except (ValueError, RecursionError) as error:  # bytes, syntax, a number of 5,000 digits, nesting
-                yield Rejected.of(where, f"broken JSON: {error}", line.decode("utf-8", "replace").strip())
-                continue
-            if isinstance(values, dict):
-                yield RawRow(where, values)
-            else:
-                yield Rejected.of(where, f"a {type(values).__name__}, expected an object of columns", values)
-
-
-def _read_csv(file: Path) -> Iterator[RawRow | Rejected]:
-    csv.field_size_limit(2**31 - 1)  # the module's own limit is 128 KiB; a text of 10 MB is a legal row
-    with file.open("r", encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
-        reader = csv.reader(handle, strict=True)
-        header: list[str] | None = None
-        end = 0  # a row of a csv spans lines: its place is the line it begins on
-        while True:
-            where = f"{file.name}:{end + 1}"
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                if header is None:
-                    raise ValueError(f"{file}: the line with the columns is broken csv: {error}") from error
-                for number in range(end + 1, reader.line_num + 1):  # all lines that a stray quote swallowed
-                    yield Rejected.of(f"{file.name}:{number}", f"broken csv: {error}", "")
-                end = reader.line_num
-                continue
-            end = reader.line_num
-            if cells is None:
-                return
-            if not cells:
-                continue
-            if header is None:
-                header = _header(file, cells)
-            elif len(cells) != len(header):
-                yield Rejected.of(where, f"{len(cells)} cells under {len(header)} columns", cells)
-            elif not _is_utf8(cells):
-                shown = [cell.encode("utf-8", "replace").decode() for cell in cells]
-                yield Rejected.of(where, "not UTF-8", shown)
-            else:
-                yield RawRow(where, dict(zip(header, cells, strict=True)))
-
-
-def _header(file: Path, cells: list[str]) -> list[str]:
-    """The names of the columns. Raises ValueError when a row could not be read by them."""
-    if not _is_utf8(cells):
-        raise ValueError(f"{file} is not UTF-8; save it as UTF-8")
-    doubled = [name for name, count in Counter(cells).items() if name and count > 1]
-    if doubled:
-        raise ValueError(f"{file} has more than one column named {doubled[0]!r}; keep one of them")
-    return cells
-
-
-def _is_utf8(cells: list[str]) -> bool:
-    """False where reading had to keep a foreign byte as a surrogate."""
-    try:
-        for cell in cells:
-            cell.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _read_parquet(file: Path) -> Iterator[RawRow | Rejected]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
-            for values in batch.to_pylist():
-                yield RawRow(f"{file.name}:{number}", values)
-                number += 1
-    except (pyarrow.ArrowException, ValueError, OverflowError) as error:  # damaged, or dates Python lacks
-        raise ValueError(f"{file} cannot be read as parquet: {error}") from error
-
-
 def _require_columns(name: str, rows: list[Row], forms: Forms) -> None:
     """A column that no row has is missing from the file; one that some rows lack is those rows' fault."""
     seen: set[str] = set().union(*(row.keys() for row in rows[:1000]))
@@ -264,7 +122,15 @@ def _load_hub(config: DataConfig, recipe: Recipe, forms: Forms) -> Source:
         ) from error
     source = Source(config.data, {}, revision=commit)
     for split in (name for name in SPLITS if name in loaded):
-        rows = [RawRow(f"{config.data}/{split}:{i}", dict(row)) for i, row in enumerate(loaded[split])]
+        classes = {
+            name: feature.names
+            for name, feature in loaded[split].features.items()
+            if isinstance(feature, datasets.ClassLabel)
+        }
+        rows = [
+            RawRow(f"{config.data}/{split}:{i}", named_classes(dict(row), classes))
+            for i, row in enumerate(loaded[split])
+        ]
         _require_columns(f"{config.data}/{split}", [row.values for row in rows], forms)
         source.splits[split] = rows
     if "train" not in source.splits:

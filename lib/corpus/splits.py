@@ -8,12 +8,14 @@ import hashlib
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 from lib.answers import load as answers_of
 from lib.base.exits import CheckError
-from lib.corpus.sources import SPLITS, RawRow, Rejected
+from lib.corpus.readers import RawRow, Rejected
+from lib.corpus.sources import SPLITS
 from lib.recipe import Example, Recipe, Row
 
 TEN_PERCENT = 0.1  # share of validation, and of test, where a data set has none (80/10/10)
@@ -28,6 +30,11 @@ def side_of(group: str) -> str:
     """The split a group belongs to: 10 % test, 10 % validation, the rest train."""
     place = int.from_bytes(hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
     return "test" if place < TEN_PERCENT else "validation" if place < 2 * TEN_PERCENT else "train"
+
+
+def group_digest(group: str) -> str:
+    """What predictions say of their row's group, which may be a whole passage."""
+    return hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def divide(splits: dict[str, list[Example]], max_rows: int | None) -> dict[str, list[Example]]:
@@ -59,6 +66,9 @@ def to_examples(rows: list[RawRow], recipe: Recipe, with_label: bool) -> tuple[l
     answers = answers_of(recipe)
     examples: list[Example] = []
     rejected: list[Rejected] = []
+    if recipe.read_columns is not None:
+        read = recipe.read_columns([row.values for row in rows])
+        rows = [replace(row, values=values) for row, values in zip(rows, read, strict=True)]
     for number, row in enumerate(rows):
         try:
             example = recipe.to_example(row.values if with_label else _unanswered(row.values, recipe))

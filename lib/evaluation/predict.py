@@ -7,6 +7,7 @@ from lib.answers import load as answers_of
 from lib.base.files import write_csv, write_lines
 from lib.command_line import refuse_threads
 from lib.corpus.corpus import OTHER
+from lib.evaluation.scoring import kept
 from lib.evaluation.trained import TrainedRun
 from lib.models.offload import give_back_at_once
 
@@ -43,14 +44,16 @@ def predict(path: Path, data: str, out: Path | None, offload: Path | None, threa
     if retrieved is not None:
         corpus = corpus.with_splits(retrieved.splits)
     predictor = run.predictor(world, offload)
+    answers = answers_of(run.recipe)
     predictions = predictor.predict(corpus.encode(OTHER, predictor.task, world.stop.raise_if_requested))
+    predictions = kept(predictions, corpus.splits[OTHER], run.recipe)
     out.parent.mkdir(parents=True, exist_ok=True)
     if retrieved is not None:
         retrieved.write(out.with_suffix(CONTEXTS))
     if corpus.rejected:
         write_lines(out.with_suffix(REJECTED), map(asdict, corpus.rejected), new=True)
-    answers = answers_of(run.recipe)
-    write_lines(out, [row | {"answer": answers.words(answers.answer(row))} for row in predictions], new=True)
+    lines = [row | {"answer": answers.words(answers.answer(row), row)} for row in predictions]
+    write_lines(out, lines, new=True)
     if submission is not None and run.recipe.submission is not None:
         write_csv(submission, [run.recipe.submission(row) for row in predictions], new=True)
     return Written(out, submission, len(predictions), len(corpus.rejected), out.with_suffix(REJECTED))

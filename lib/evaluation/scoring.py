@@ -5,12 +5,23 @@ from lib.answers import hits
 from lib.answers import load as answers_of
 from lib.base.contents import RunScores, Summary
 from lib.corpus.corpus import PROBES
+from lib.corpus.splits import group_digest
 from lib.data.rows import Rows
 from lib.evaluation.predictor import Predictor
 from lib.evaluation.trained import TrainedRun
-from lib.recipe import Example
+from lib.recipe import Example, Prediction, Recipe
 from lib.reports import summary
 from lib.runs.folder import RunFolder
+
+
+def kept(predictions: list[Prediction], examples: list[Example], recipe: Recipe) -> list[Prediction]:
+    """Predictions as files keep them, with what their rows' words say: group, letters of options."""
+    answers, by_id = answers_of(recipe), {example["id"]: example for example in examples}
+    rows = [(row, by_id[row["id"]]) for row in predictions]
+    return [
+        answers.kept(Prediction(**{**row, "group": group_digest(example["group"])}), example)
+        for row, example in rows
+    ]
 
 
 def score(
@@ -26,7 +37,7 @@ def score(
     answers = answers_of(run.recipe)
     scored: dict[str, Summary] = {}
     for split, encoded in rows.items():
-        predictions = predictor.predict(encoded)
+        predictions = kept(predictor.predict(encoded), examples[split], run.recipe)
         if not predictor.world.is_main:
             continue
         into.write_predictions(split, predictions)

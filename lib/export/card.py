@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.answers.bootstrap import Interval
+from lib.answers.intervals import Interval
 from lib.base import hub
 from lib.base.contents import Record, Summary, Value
 from lib.base.files import read_json, write_json

@@ -11,11 +11,10 @@ it.
 
 import json
 import random
-from collections.abc import Sequence
 
 from lib.answers import metrics
 from lib.config import Config, DataConfig, ModelConfig, OptimConfig, PairConfig
-from lib.recipe import Example, Prediction, Recipe, Row, Scores, sample_words
+from lib.recipe import Example, Recipe, Row, sample_words
 
 CONFIG = Config(
     recipe="arena",
@@ -26,7 +25,8 @@ CONFIG = Config(
 )
 
 WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")
-COLUMNS = ("prompt", "response_a", "response_b", *WINNERS)
+TEXTS = ("prompt", "response_a", "response_b")
+COLUMNS = (*TEXTS, *WINNERS)
 LABELS = ("A wins", "B wins", "tie")
 
 # topics: thing, what it is for, three facts; a prompt asks about a thing, good answers use its facts
@@ -82,7 +82,7 @@ def to_example(row: Row) -> Example:
         raise ValueError(
             f"{'no winner' if not sum(winners) else 'more than one winner'} ({columns}); exactly one is 1"
         )
-    prompt, first, second = (_turns(name, row[name]) for name in ("prompt", "response_a", "response_b"))
+    prompt, first, second = (_turns(name, row[name]) for name in TEXTS)
     empty = [not "".join(turns).strip() for turns in (first, second)]
     notes = ["empty response"] * sum(empty) + ["A equal to B"] * (first == second)
     example = Example(group="\n".join(prompt), context=prompt, texts=[first, second], notes=notes)
@@ -98,6 +98,24 @@ def _flag(name: str, value: object) -> int:
     if word in ("0", "1", "0.0", "1.0", "false", "true"):
         return int(word in ("1", "1.0", "true"))
     raise ValueError(f"{name} is {value!r}; it must be 0 or 1")
+
+
+def read_columns(rows: list[Row]) -> list[Row]:
+    """A column of plain texts may hold some that begin with a bracket, even some that are JSON lists: it is a
+    column of lists when most of its texts are."""
+    plain = []
+    for name in TEXTS:
+        texts = [value for row in rows if isinstance(value := row.get(name), str) and value.strip()]
+        if 2 * sum(map(_is_list, texts)) <= len(texts):
+            plain.append(name)
+    return [row | {name: [row[name]] for name in plain if isinstance(row.get(name), str)} for row in rows]
+
+
+def _is_list(text: str) -> bool:
+    try:
+        return text.lstrip().startswith("[") and isinstance(json.loads(text), list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _turns(name: str, value: object) -> list[str]:
@@ -118,14 +136,6 @@ def _turns(name: str, value: object) -> list[str]:
     return [turn or "" for turn in value]
 
 
-def score(predictions: Sequence[Prediction]) -> Scores:
-    return {
-        "log_loss": metrics.log_loss(predictions),
-        "accuracy": metrics.accuracy(predictions),
-        "swap_agreement": metrics.swap_agreement(predictions),
-    }
-
-
 def features(example: Example) -> list[float]:
     """Lengths alone: what a judge who likes long answers would see."""
     first, second = (float(sum(map(len, turns))) for turns in example["texts"])
@@ -139,9 +149,9 @@ RECIPE = Recipe(
     label_columns=WINNERS,
     labels=LABELS,
     sample=sample_rows,
+    read_columns=read_columns,
     to_example=to_example,
-    score=score,
-    better="lower",
+    metrics=(metrics.LOG_LOSS, metrics.ACCURACY, metrics.SWAP_AGREEMENT),
     features=features,
     swapped_labels=(1, 0, 2),
     licence="sample: generated here; lmsys: see the data set's page",

@@ -9,11 +9,10 @@ parameters on a 4-bit base with LoRA.
 """
 
 import random
-from collections.abc import Sequence
 
 from lib.answers import metrics
 from lib.config import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig
-from lib.recipe import Example, Prediction, Recipe, Row, Scores, sample_words
+from lib.recipe import Example, Recipe, Row, sample_words
 
 CONFIG = Config(
     recipe="boolq",
@@ -79,10 +78,6 @@ def _text(name: str, value: object) -> str:
     return value
 
 
-def score(predictions: Sequence[Prediction]) -> Scores:
-    return {"log_loss": metrics.log_loss(predictions), "accuracy": metrics.accuracy(predictions)}
-
-
 RECIPE = Recipe(
     task="classify",
     config=CONFIG,
@@ -93,7 +88,6 @@ RECIPE = Recipe(
     sample=sample_rows,
     probes=tuple(WORDS["probes"]),
     to_example=to_example,
-    score=score,
-    better="lower",
+    metrics=(metrics.LOG_LOSS, metrics.ACCURACY),
     licence="sample: generated here; BoolQ: CC BY-SA 3.0",
 )

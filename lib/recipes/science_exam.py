@@ -11,12 +11,11 @@ asked how likely each option is after context and question.
 
 import math
 import random
-from collections.abc import Sequence
 from string import ascii_uppercase
 
 from lib.answers import metrics
 from lib.config import ChooseConfig, Config, DataConfig, ModelConfig, OptimConfig
-from lib.recipe import Example, Prediction, Recipe, Row, Scores
+from lib.recipe import Example, Prediction, Recipe, Row
 
 CONFIG = Config(
     recipe="science_exam",
@@ -31,6 +30,7 @@ CONFIG = Config(
 KAGGLE = ("prompt", "A", "B", "answer")
 ARC = ("question", "choices", "answerKey")
 OPENBOOK = ("question_stem", "choices", "answerKey")
+ANSWERS = ("answer", "answerKey")
 
 # (what is asked for, how a context says it, values): the sample's questions ask for one of a thing's values
 ASPECTS = (
@@ -94,8 +94,12 @@ def to_example(row: Row) -> Example:
                 "the context is empty; where there is none leave the column out, or write null in a .jsonl"
             )
         example["context"] = [row["context"]]
-    answer = str(row.get("answerKey" if "choices" in row else "answer") or "").strip()
-    if answer:
+    if letters != list(ascii_uppercase[: len(letters)]):
+        example["letters"] = letters
+    answers = {_letter(row[name]) for name in ANSWERS if not _is_empty(row.get(name))}
+    if len(answers) > 1:
+        raise ValueError(f"two answers: {' and '.join(f'{name} {row[name]!r}' for name in ANSWERS)}")
+    for answer in answers:
         if answer not in letters:
             raise ValueError(f"the answer is {answer!r}, none of the options {', '.join(letters)}")
         example["label"] = letters.index(answer)
@@ -113,7 +117,7 @@ def _from_choices(row: Row) -> tuple[str, list[str], list[str]]:
         raise ValueError('choices must be {"text": [...], "label": [...]}')
     if len(texts) > len(ascii_uppercase):
         raise ValueError(f"there are {len(texts)} options, more than {len(ascii_uppercase)}")
-    letters, options = [str(label) for label in labels], [_option(text) for text in texts]
+    letters, options = [_letter(label) for label in labels], [_option(text) for text in texts]
     if len(letters) != len(options):
         raise ValueError(f"{len(options)} options under {len(letters)} labels")
     if len(set(letters)) < len(letters):
@@ -133,8 +137,17 @@ def _from_columns(row: Row) -> tuple[list[str], list[str]]:
 
 
 def _is_empty(value: object) -> bool:
-    """pandas writes NaN for the options that a row does not have."""
-    return value in (None, "") or (isinstance(value, float) and math.isnan(value))
+    """pandas writes NaN for the options that a row does not have. 0 is a value like any other."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _letter(value: object) -> str:
+    """What an option is called; pandas makes 2.0 of the 2 of a column with gaps."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
 
 
 def _option(text: object, letter: str = "") -> str:
@@ -143,14 +156,6 @@ def _option(text: object, letter: str = "") -> str:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"option {letter} is {text!r}, expected text".replace("  ", " "))
     return text.strip()
-
-
-def score(predictions: Sequence[Prediction]) -> Scores:
-    return {
-        "map_at_3": metrics.map_at_3(predictions),
-        "accuracy": metrics.accuracy(predictions),
-        "log_loss": metrics.log_loss(predictions),
-    }
 
 
 def submission(prediction: Prediction) -> Row:
@@ -169,12 +174,11 @@ RECIPE = Recipe(
     task="choose",
     config=CONFIG,
     columns=(KAGGLE, ARC, OPENBOOK),
-    label_columns=("answer", "answerKey"),
+    label_columns=ANSWERS,
     labels=tuple(ascii_uppercase),
     sample=sample_rows,
     to_example=to_example,
-    score=score,
-    better="higher",
+    metrics=(metrics.MAP_AT_3, metrics.ACCURACY, metrics.LOG_LOSS),
     features=features,
     submission=submission,
     licence="sample: generated here; Kaggle, ai2_arc, openbookqa: see the data set's page",

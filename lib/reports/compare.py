@@ -12,9 +12,9 @@ from string import ascii_uppercase
 from typing import Any
 
 from lib import recipe as recipes
-from lib.answers import bootstrap
+from lib.answers import intervals
 from lib.answers import load as answers_of
-from lib.answers.bootstrap import Interval, signed
+from lib.answers.intervals import Groups, Interval, signed
 from lib.base.exits import DONE, CheckError
 from lib.base.files import read_json, read_lines
 from lib.config import to_dict
@@ -156,6 +156,10 @@ def notes(first: Run, other: Run, num_rows: int, num_changed: int, equal_scores:
     if num_rows < max(len(first.rows), len(other.rows)):
         sizes = " and ".join(f"{run.letter} scored {len(run.rows):,}" for run in (first, other))
         mind.append(f"compared only on the {num_rows:,} rows that both scored; {sizes}")
+    if not any("group" in next(iter(run.rows.values())) for run in (first, other)):
+        mind.append(
+            "neither run's predictions say which rows belong together; scripts/evaluate.py writes such"
+        )
     if old.get("split") != new.get("split"):
         mind.append("the split differs, so the two trained on different rows")
     if old.get("data") != new.get("data"):
@@ -180,18 +184,22 @@ def notes(first: Run, other: Run, num_rows: int, num_changed: int, equal_scores:
 def pair(first: Run, other: Run, ids: list[str]) -> tuple[list[str], list[Interval], str]:
     """Lines on two runs; the first score of each and the difference; the verdict in a word or two."""
     recipe = recipes.load(first.config["recipe"])
+    distance = answers_of(recipe).distance
     one, two = ([run.rows[identity] for identity in ids] for run in (first, other))
-    scores = [bootstrap.intervals(rows, recipe.score) for rows in (one, two)]
-    scores.append(bootstrap.paired_differences(one, two, recipe.score))
-    a, b, name = first.letter, other.letter, next(iter(scores[2]))
-    num_changed = sum(before != after for before, after in zip(one, two, strict=True))
-    word, why = bootstrap.verdict(scores[2][name], len(ids), recipe.better)
+    groups = Groups.of(one if "group" in one[0] else two)
+    before, after = (recipe.by_row(rows) for rows in (one, two))
+    scores = [intervals.score(values, groups, recipe.metrics) for values in (before, after)]
+    scores.append({name: intervals.difference(before[name], after[name], groups) for name in before})
+    a, b, name = first.letter, other.letter, recipe.metrics[0].name
+    num_changed = sum(distance(new, old) != 0 for old, new in zip(one, two, strict=True))
+    word, why = intervals.verdict(scores[2][name], groups, recipe.better)
     if not num_changed:
         word, why = "the same", " in every prediction"
     table = [[f"{b} against {a}", a, b, f"{b} - {a}"]]
     table += [[f"  {s}", str(scores[0][s]), str(scores[1][s]), signed(scores[2][s])] for s in scores[2]]
     mind = notes(first, other, len(ids), num_changed, all(one.value == 0 for one in scores[2].values()))
-    lines = [*columns(table), f"verdict by {name} on {len(ids):,} rows, {b} against {a}: {word}{why}"]
+    size = f"{len(ids):,} rows in {len(groups):,} groups"
+    lines = [*columns(table), f"verdict by {name} on {size}, {b} against {a}: {word}{why}"]
     return lines + [f"mind: {note}" for note in mind] + [""], [by_name[name] for by_name in scores], word
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
 MOST_MISTAKES = 10
 MOST_POINTS = 1000  # of one curve: more cannot be told apart and make the page heavy
 # what an example holds beside the texts that a model reads
-NO_TEXT = ("id", "group", "label", "target", "notes", "passage_id", "retrieved")
+NO_TEXT = ("id", "group", "label", "letters", "target", "notes", "passage_id", "retrieved")
 
 TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 
@@ -129,7 +130,8 @@ def _passages(example: Example) -> Iterator[tuple[str, list[str]]]:
         if isinstance(value, str):
             yield name, [value]
         elif name == "options":
-            yield from ((f"option {chr(ord('A') + place)}", [text]) for place, text in enumerate(value))
+            letters = example.get("letters", ascii_uppercase)
+            yield from ((f"option {letter}", [text]) for letter, text in zip(letters, value, strict=False))
         elif all(isinstance(turn, str) for turn in value):
             yield name, value
         else:

@@ -21,7 +21,7 @@ from lib.base.exits import CheckError, StoppedError
 from lib.base.files import Lock, read_json, replacing, sha256_of, write_json, write_lines
 from lib.command_line import refuse_threads
 from lib.corpus import splits
-from lib.corpus.sources import Rejected
+from lib.corpus.readers import Rejected
 from lib.corpus.splits import digest
 from lib.process.signals import StopFlag
 from lib.retrieval import nearest

@@ -15,8 +15,8 @@ import numpy as np
 
 from lib.base import hub
 from lib.base.files import sha256_of
-from lib.corpus import sources
-from lib.corpus.sources import SUFFIXES, RawRow, Rejected
+from lib.corpus import readers
+from lib.corpus.readers import SUFFIXES, RawRow, Rejected
 from lib.recipe import Row
 from lib.retrieval.shards import Shards
 
@@ -70,7 +70,7 @@ class PassageFile:
 
     def items(self, begin: int) -> Iterator[Passage | Rejected]:
         """What stands in the file from the row number `begin` on."""
-        rows = _read_txt(self.path) if self.path.suffix.lower() == ".txt" else sources.stream(self.path)
+        rows = _read_txt(self.path) if self.path.suffix.lower() == ".txt" else readers.stream(self.path)
         return map(_convert, islice(rows, begin, None))
 
 

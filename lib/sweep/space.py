@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lib import recipe as recipes
-from lib.answers import first_score
 from lib.command_line import validate
 from lib.config import Config
 from lib.config_keys import leaves, nearest, types, with_values
@@ -91,7 +90,7 @@ def read(path: str | None, config: Config) -> Space:
         parameters = tuple(item for item in parameters if item.key not in SMOKE_SAYS)
         if not parameters and not problems:
             return read(None, config)  # nothing is left that a smoke run lets go
-    space = Space(tree, first_score(recipe), goal, parameters, tree.get("run_cap"))
+    space = Space(tree, recipe.metrics[0].name, goal, parameters, tree.get("run_cap"))
     if not problems:
         problems += contradictions(space, config)
     if problems:
@@ -130,7 +129,7 @@ def _sections(tree: dict[str, Any], say: Callable[[str], None]) -> None:
 
 def _metric(tree: dict[str, Any], recipe: Recipe, say: Callable[[str], None]) -> Any:
     """The goal. What selects the best checkpoint of a run also selects the best run."""
-    name, goal = first_score(recipe), {"lower": "minimize", "higher": "maximize"}[recipe.better]
+    name, goal = recipe.metrics[0].name, {"lower": "minimize", "higher": "maximize"}[recipe.better]
     metric = tree.get("metric", {})
     asked = metric if isinstance(metric, dict) else {"name": metric}
     for word in asked.keys() - {"name", "goal"}:

@@ -8,7 +8,6 @@ kept, the same for all options); question and options are never cut.
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -170,13 +169,16 @@ class Choose(ModelTask):
     def predict(self, model: nn.Module, batch: LabelledBatch) -> list[Prediction]:
         output: Tensor = model(batch.inputs)
         predictions = []
-        probabilities, widths = output.softmax(1).tolist(), batch.inputs.widths.tolist()
-        for row, width, label in zip(probabilities, widths, batch.labels.tolist(), strict=True):
-            order = sorted(range(width), key=lambda option: -row[option])  # equal ones in their own order
+        scores, widths = output.tolist(), batch.inputs.widths.tolist()
+        probabilities, logs = output.softmax(1).tolist(), output.log_softmax(1).tolist()
+        for place, (width, label) in enumerate(zip(widths, batch.labels.tolist(), strict=True)):
+            # by the scores: of small ones only the logarithm is left; equal ones in their own order
+            order = sorted(range(width), key=lambda option: -scores[place][option])
             prediction = Prediction(
                 prediction=order[0],
-                probabilities=row[:width],
-                ranking=[ascii_uppercase[option] for option in order],
+                probabilities=probabilities[place][:width],
+                log_probabilities=logs[place][:width],
+                order=order,
             )
             predictions.append(prediction if label == NO_LABEL else Prediction(label=label, **prediction))
         return predictions

@@ -88,11 +88,14 @@ class Classify(ModelTask):
 
     def predict(self, model: heads.Classifier, batch: LabelledBatch) -> list[Prediction]:
         vectors = model.vectors(batch.inputs)  # (rows, texts, hidden)
-        probabilities = _probabilities(model.logits(vectors))
-        labels = batch.labels.tolist()
+        logits = model.logits(vectors)
+        chosen, probabilities = logits.argmax(1).tolist(), _probabilities(logits)
+        logs, labels = logits.log_softmax(1).tolist(), batch.labels.tolist()
         predictions = []
-        for label, row in zip(labels, probabilities, strict=True):
-            prediction = Prediction(prediction=max(range(len(row)), key=row.__getitem__), probabilities=row)
+        for place, label in enumerate(labels):
+            prediction = Prediction(
+                prediction=chosen[place], probabilities=probabilities[place], log_probabilities=logs[place]
+            )
             predictions.append(prediction if label == NO_LABEL else Prediction(label=label, **prediction))
         if self.recipe.swapped_labels is not None:
             swapped = _probabilities(model.logits(vectors.flip(1))[:, list(self.recipe.swapped_labels)])

@@ -1,0 +1,176 @@
+"""How sure one can be of a score, and of the difference between two models.
+
+Rows of one group (a prompt, a passage, a question) are right and wrong together, so groups are the sample,
+not rows. Every score is a mean over rows; its standard error is the jackknife's over groups (CR3: each
+group's residual divided by the share of rows the others have; Bell & McCaffrey 2002, Survey Methodology 28),
+its degrees of freedom those of as many equal groups as the sizes are worth (Kish 1965). From there on:
+
+- a share (every row's value lies from 0 to 1): Wilson's interval (1927), for as many independent rows as
+  have that standard error; a perfect score has a lower limit below 1;
+- another score (a log loss is skewed: few rows cost most of it): Student's interval with the skewness taken
+  out by Hall's transformation (1992, Journal of the Royal Statistical Society B 54);
+- a difference of two models on the same rows: Student's interval, which is right where there is none, for
+  then its sign is a coin's; where there is one it may be skewed, so Hall's is taken in as well.
+
+tests/test_intervals.py draws samples and counts how often each holds.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lib.base.contents import Value
+from lib.recipe import Metric, Prediction
+
+MIN_GROUPS = 10  # fewer say too little of how much groups differ for any verdict
+PRACTICAL_ROWS = 1_000_000  # more rows than this nobody labels to settle a comparison
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval; `str` of it is how both stand in a line of text."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+class Groups:
+    """Which rows of a list belong together."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """One name a row."""
+        names = list(names)
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        self.of_row = np.array([numbers[name] for name in names])  # (rows,)
+        self.sizes = np.bincount(self.of_row)  # (groups,)
+
+    @staticmethod
+    def of(predictions: Sequence[Prediction]) -> "Groups":
+        """A row that names no group (of a run before they did) is one by itself."""
+        return Groups(row.get("group", f"row {row['id']}") for row in predictions)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """(rows,) -> (groups,)"""
+        return np.bincount(self.of_row, values, len(self))
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """A mean over rows, and what its groups say of its error."""
+
+    value: float
+    error: float
+    """Its standard error."""
+    skewness: float
+    """Of the groups' residuals, over the square root of their number."""
+    equal_groups: float
+    """As many groups of one size would say as much."""
+
+    @property
+    def t(self) -> float:
+        """The 97.5 % quantile of Student's distribution."""
+        from scipy.special import stdtrit
+
+        return float(stdtrit(self.equal_groups - 1, 0.975)) if self.equal_groups > 1 else np.inf
+
+    @staticmethod
+    def of(values: np.ndarray, groups: Groups) -> "_Mean":
+        """Of (rows,) values. The error is never below that of rows which have nothing in common."""
+        num_rows, sizes = len(values), groups.sizes
+        value = float(values.mean())
+        equal_groups = num_rows**2 / float(sizes @ sizes)
+        if len(groups) < 2:
+            return _Mean(value, np.inf, 0.0, equal_groups)
+        residuals = groups.sums(values) - value * sizes
+        by_groups = float((residuals**2 / (1 - sizes / num_rows)).sum()) / num_rows**2
+        by_rows = float(((values - value) ** 2).sum()) / (num_rows * (num_rows - 1))
+        spread = float((residuals**2).sum()) / (len(groups) - 1)
+        third = float((residuals**3).mean()) / spread**1.5 if spread > 0 else 0.0
+        return _Mean(value, max(by_groups, by_rows) ** 0.5, third / len(groups) ** 0.5, equal_groups)
+
+    def student(self) -> tuple[float, float]:
+        return self.value - self.t * self.error, self.value + self.t * self.error
+
+    def hall(self) -> tuple[float, float]:
+        low, high = (self.value - self.error * self._unskewed(t) for t in (self.t, -self.t))
+        return low, high
+
+    def _unskewed(self, t: float) -> float:
+        """Hall's cubic, the other way round: which studentized mean has `t` as its transformed value?"""
+        if abs(self.skewness) < 1e-9:
+            return t
+        return float(np.cbrt(1 + self.skewness * (t - self.skewness / 6)) - 1) * 3 / self.skewness
+
+    def wilson(self) -> tuple[float, float]:
+        # as many independent rows would have this error, for p (1 - p) / n is its square; where all rows are
+        # right, or all are wrong, nothing says how alike those of a group are
+        spread = self.value * (1 - self.value)
+        k = self.t**2 * (self.error**2 / spread if spread > 0 else 1 / self.equal_groups)
+        if not np.isfinite(k):
+            return 0.0, 1.0
+        middle = (self.value + k / 2) / (1 + k)
+        half = float(np.sqrt(spread * k + k * k / 4)) / (1 + k)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def interval(values: np.ndarray, groups: Groups, share: bool = False) -> Interval:
+    """The mean of (rows,) values; `share`: they lie from 0 to 1."""
+    mean = _Mean.of(values, groups)
+    return Interval(mean.value, *(mean.wilson() if share else mean.hall()))
+
+
+def score(values: Mapping[str, np.ndarray], groups: Groups, metrics: Sequence[Metric]) -> dict[str, Interval]:
+    """Every score of one model; `values` holds (rows,) for each."""
+    return {metric.name: interval(values[metric.name], groups, metric.share) for metric in metrics}
+
+
+def difference(before: np.ndarray, after: np.ndarray, groups: Groups) -> Interval:
+    """The mean of (rows,) `after` minus that of `before`, on the same rows in the same order."""
+    mean = _Mean.of(after - before, groups)
+    both = mean.student(), mean.hall()
+    value = float(after.mean()) - float(before.mean())  # to the last digit that of the two scores
+    return Interval(value, min(low for low, _ in both), max(high for _, high in both))
+
+
+def beyond(difference: Interval, better: str) -> bool:
+    """Is a difference an improvement of which one can be sure? `better`: which way a score is better."""
+    return difference.high < 0 if better == "lower" else difference.low > 0
+
+
+def signed(difference: Interval) -> str:
+    """A difference with its interval; what four digits would round to 0 keeps its size."""
+    numbers = (difference.value, difference.low, difference.high)
+    value, low, high = (f"{x + 0.0:+.4f}" if x == 0 or abs(x) >= 5e-5 else f"{x:+.1e}" for x in numbers)
+    return f"{value} [{low}, {high}]"
+
+
+def verdict(difference: Interval, groups: Groups, better: str) -> tuple[str, str]:
+    """better, worse or cannot tell, and what is to be added to it; `better` is which way a score is better.
+    An interval's half-width shrinks with 1 / sqrt(rows), hence how many rows would tell."""
+    value, low, high = difference.value, difference.low, difference.high
+    if len(groups) < MIN_GROUPS:
+        return "cannot tell", f": fewer than {MIN_GROUPS} groups of rows say nothing certain"
+    if not np.isfinite([value, low, high]).all():
+        return "cannot tell", ": the score is not a finite number"
+    if low > 0 or high < 0:
+        word = "better" if beyond(difference, better) else "worse"
+        return word, " (sure of these weights on rows like these, not of other seeds)"
+    half = value - low if value > 0 else high - value  # the half that reaches over 0
+    more = len(groups.of_row) * ((half / value) ** 2 - 1) if value else np.inf
+    if more > PRACTICAL_ROWS:
+        return "cannot tell", ", and no number of rows of practical size would tell"
+    about = max(1.0, float(f"{more:.2g}"))
+    return "cannot tell", f"; about {about:,.0f} more rows would tell, if the difference stays as it is"
+
+
+def as_values(intervals: dict[str, Interval]) -> dict[str, Value]:
+    """As scores.json keeps them; `Interval(**value)` is the way back."""
+    return {name: Value(value=i.value, low=i.low, high=i.high) for name, i in intervals.items()}
