@@ -51,8 +51,11 @@ class Task(Protocol):
     def checkpoint_bytes(self) -> int:
         """The size of one checkpoint, known before any weight is loaded."""
 
-    def encode(self, examples: list[Example], between: Callable[[], None]) -> list[EncodedRow]:
-        """Words -> ids. `between` is called now and then and may raise to stop."""
+    def encode(
+        self, examples: list[Example], between: Callable[[], None], refuse: bool = True
+    ) -> list[EncodedRow]:
+        """Words -> ids. `between` is called now and then and may raise to stop. A row that would
+        lose what is never cut is refused with a ValueError; not `refuse`: it is cut and counted."""
 
     def lengths(self, row: EncodedRow) -> list[int]:
         """Tokens of each sequence that the model reads of the row, as --max-length counts them."""

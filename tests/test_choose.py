@@ -1,6 +1,7 @@
 """The task choose: what each kind of model reads, and that sharing a prefix changes nothing."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from lib import recipe
 from lib.command_line import parse
 from lib.data import rows as encoded_rows
+from lib.data import text
+from lib.data.options import Asked, OptionReader
 from lib.data.tree import PADDING, plant
 from lib.models import backbone, choosers, freezing, heads
 from lib.recipe import Example
@@ -195,26 +198,82 @@ def test_context_gives_way_the_same_for_all_options_and_is_counted() -> None:
         "[CLS]It [SEP]What colour is thing 0? red[SEP]",
         "[CLS]It [SEP]What colour is thing 0? blue as the deep sea[SEP]",
     ]
-    assert task.counts == {"contexts cut": 1, "context tokens cut": 31}  # 34 letters, 3 stay
+    assert task.counts == {
+        "contexts cut": 1,
+        "context tokens cut": 31,
+        "questions cut": 0,
+    }  # 34 letters, 3 stay
 
 
 def test_question_and_options_are_never_cut() -> None:
-    with pytest.raises(
-        ValueError, match="row 0: question and longest option take 47 tokens, --max-length is 46"
-    ):
-        make("tiny", "--max-length", "46").encode([example(0, 2)])
+    long = [example(0, 2), example(1, 2), example(2, 1)]
+    long[1]["options"] = ["blue as the deep sea!!", "red"]
+    words = r"more than the 46 tokens of --max-length in 2 rows \(row 0 takes 47, row 1 takes 49\); .*"
+    with pytest.raises(ValueError, match=words + "use --max-length 49 or take them out"):
+        make("tiny", "--max-length", "46").encode(long)
     assert len(make("tiny", "--max-length", "47").encode([example(0, 2)])[0].sequences[1]) == 47
 
 
-def test_ranking_is_by_probability_and_equal_options_keep_their_order(tmp_path: Path) -> None:
+def test_a_row_that_must_be_answered_is_read_up_to_what_the_model_takes() -> None:
+    task = make("tiny", "--max-length", "46")
+    limit = task.described.max_positions
+    assert limit is not None
+    row, longer = example(0, 2), example(1, 2)
+    longer["question"] = "why? " * limit
+    (fits, cut) = task.encode([row, longer], refuse=False)
+    assert len(fits.sequences[1]) == 46 and decoded(task, fits.sequences[0]).endswith("thing 0? red[SEP]")
+    assert max(map(len, cut.sequences)) == limit and decoded(task, cut.sequences[0]).startswith("[CLS]why? ")
+    assert task.counts["questions cut"] == 1
+
+
+DATA = Path(__file__).parents[2] / "shared/data"
+FAMILIES = ("llama-2", "mistral-7b-v0.1", "gpt-neox-20b", "../models/stories260K")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
+@pytest.mark.parametrize("length", [4096, 160])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_decoder_reads_what_one_piece_of_text_would_be(family: str, length: int) -> None:
+    """Real questions with real contexts; whole and with contexts that have to give way."""
+    import transformers
+
+    tokenizer = text.prepare_tokenizer(
+        transformers.AutoTokenizer.from_pretrained(DATA / "tokenizers" / family)
+    )
+    lines = (DATA / "llm_science_exam/with_context.train.jsonl").read_text().splitlines()[:40]
+    rows = [EXAM.to_example(json.loads(line)) for line in lines]
+    template = choose.QUESTION["causal"]
+    asked = [Asked(row["context"], template.format(row["question"]), row["options"]) for row in rows]
+    num_cut, start = 0, text.specials_of(tokenizer).start
+    for row, read in zip(asked, OptionReader(tokenizer, "causal", length).read(asked), strict=True):
+        prefix, *options = read.sequences
+        if read.needed > length:
+            continue  # question and options alone are longer
+        for option, words in zip(options, row.options, strict=True):
+            ids = [*prefix, *option]
+            assert len(ids) <= length and len(option) > 0
+            assert ids[: len(start)] == start
+            # the context that is left is what stands before the question
+            left = row.context[0]
+            if read.cut:
+                num_cut += 1
+                decoded = tokenizer.decode(ids[len(start) :], clean_up_tokenization_spaces=False)
+                left = decoded.removesuffix(f"{row.question} {words}")
+                assert row.context[0].startswith(left)
+            whole = f"{left}{row.question} {words}"
+            assert tokenizer(whole, add_special_tokens=False)["input_ids"] == ids[len(start) :]
+    assert num_cut > 0 or length == 4096
+
+
+def test_order_is_by_score_and_equal_options_keep_their_order(tmp_path: Path) -> None:
     task = make("tiny")
     same = example(0, 3)
     same["options"] = ["red", "blue", "red"]
     rows = encoded_rows.pack(task.encode([same, example(1, 5)]))
     (first, second) = task.predict(task.build().eval(), task.collate(rows, (0, 1)))
     assert first["probabilities"][0] == first["probabilities"][2]
-    assert first["ranking"].index("A") < first["ranking"].index("C")
-    assert sorted(second["ranking"]) == list("ABCDE")
+    assert first["order"].index(0) < first["order"].index(2)
+    assert sorted(second["order"]) == [0, 1, 2, 3, 4]
     assert len(first["probabilities"]) == 3 and math.isclose(sum(first["probabilities"]), 1, rel_tol=1e-6)
 
 

@@ -86,6 +86,17 @@ def test_an_exam_without_answers_becomes_a_submission(exam: Path, tmp_path: Path
         predict(exam, str(tmp_path / "test.csv"), None, None, None)
 
 
+def test_a_row_that_is_too_long_is_in_the_submission_too(
+    exam: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = without(recipe.load("science_exam"), 3)
+    rows[1]["prompt"] = "What is the colour of the fern? " * 2000
+    found = predict(exam, write(tmp_path / "long.jsonl", rows), tmp_path / "out.jsonl", None, None)
+    assert [row["id"] for row in read_lines(found.path)] == ["0", "1", "2"]
+    assert found.submission is not None and len(found.submission.read_text().splitlines()) == 4
+    assert "WARNING: 1 rows are longer than the model can read" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["arena", "boolq", "science_exam"])
 def test_rows_without_a_label_are_examples_only_where_none_is_needed(name: str, tmp_path: Path) -> None:
     from lib.corpus import readers, sources

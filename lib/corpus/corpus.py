@@ -101,6 +101,9 @@ class Corpus:
             lines.append("counted: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
         return lines
 
-    def encode(self, split: str, task: Task, between: Callable[[], None] = lambda: None) -> Rows:
-        """Token ids of one split, in memory; for one process. `between` may raise to stop."""
-        return pack(task.encode(self.splits[split], between))
+    def encode(
+        self, split: str, task: Task, between: Callable[[], None] = lambda: None, refuse: bool = True
+    ) -> Rows:
+        """Token ids of one split, in memory; for one process. `between` may raise to stop; `refuse`: as
+        task.encode has it."""
+        return pack(task.encode(self.splits[split], between, refuse))

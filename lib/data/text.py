@@ -89,6 +89,23 @@ def beginning(context: Tokens, room: int) -> Tokens:
     return context[: max(0, room)]
 
 
+def beginning_of(tokenizer: Any, words: str, keep: int) -> str:
+    """The words of the first `keep` tokens."""
+    size = len(tokenizer.backend_tokenizer.encode(words, add_special_tokens=False).ids)
+    return shortened(tokenizer, words, size - keep)[0]
+
+
+def shortened(tokenizer: Any, words: str, excess: int) -> tuple[str, int]:
+    """The words without their last `excess` tokens, and how many tokens these are."""
+    offsets = tokenizer.backend_tokenizer.encode(words, add_special_tokens=False).offsets
+    keep = max(0, len(offsets) - max(0, excess))
+    if keep == len(offsets):
+        return words, 0
+    while keep and offsets[keep - 1][1] > offsets[keep][0]:  # inside a character
+        keep -= 1
+    return words[: offsets[keep - 1][1] if keep else 0], len(offsets) - keep
+
+
 def fit(context: Tokens | None, text: Tokens, specials: Specials, max_length: int) -> Budgeted:
     """Frame and cut one sequence to at most `max_length` tokens."""
     frame = len(specials.start) + len(specials.separator) * (1 if context is None else 2)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lib.answers import load as answers_of
+from lib.base.console import speak
 from lib.base.files import write_csv, write_lines
 from lib.command_line import refuse_threads
 from lib.corpus.corpus import OTHER
@@ -45,7 +46,10 @@ def predict(path: Path, data: str, out: Path | None, offload: Path | None, threa
         corpus = corpus.with_splits(retrieved.splits)
     predictor = run.predictor(world, offload)
     answers = answers_of(run.recipe)
-    predictions = predictor.predict(corpus.encode(OTHER, predictor.task, world.stop.raise_if_requested))
+    rows = corpus.encode(OTHER, predictor.task, world.stop.raise_if_requested, refuse=False)
+    if count := predictor.task.counts.get("questions cut"):
+        speak(f"WARNING: {count} rows are longer than the model can read: their questions lost the end")
+    predictions = predictor.predict(rows)
     predictions = kept(predictions, corpus.splits[OTHER], run.recipe)
     out.parent.mkdir(parents=True, exist_ok=True)
     if retrieved is not None:

@@ -12,7 +12,7 @@ from lib.corpus import contexts, lint
 from lib.corpus import encoded as store
 from lib.corpus.corpus import Corpus
 from lib.corpus.encoded import Encoded
-from lib.recipe import Recipe
+from lib.recipe import Example, Recipe
 from lib.retrieval.folder import Index
 from lib.runs import folder as folders
 from lib.runs import record, resume
@@ -91,6 +91,8 @@ class Reader:
         """With contexts for the rows that want one; what was found is kept in `file`."""
         if self.index is None:
             return corpus, []
+        for rows in corpus.splits.values():  # what is too long without a context is refused before the search
+            self.task.encode([Example(**{**row, "context": []}) for row in rows], self.between)
         retrieved = contexts.retrieve(corpus.splits, self.config, self.index, self.runs, self.between)
         facts = retrieved.facts
         if file is not None and retrieved.lines:

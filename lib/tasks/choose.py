@@ -1,8 +1,7 @@
 """Choose: a question, its options, perhaps a context -> the options in order of their scores.
 
-Encoders read `[CLS] context [SEP] question option [SEP]`, one score an option; decoders and T5 are asked how
-likely each option is after context and question. The context gives way to the length limit (its beginning is
-kept, the same for all options); question and options are never cut.
+Encoders give each option one score; decoders and T5 are asked how likely each option is after context and
+question (lib.data.options: what they read).
 """
 
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from lib.config import ChooseConfig, Config
 from lib.data import text
 from lib.data.collate import group, matrix
+from lib.data.options import Asked, OptionReader, Read
 from lib.data.rows import EncodedRow, Rows
 from lib.data.tree import Continuations, plant
 from lib.models import backbone, choosers
@@ -37,7 +37,7 @@ class Choose(ModelTask):
 
     def __init__(self, recipe: Recipe, config: Config, described: backbone.Described) -> None:
         super().__init__(recipe, config, described, _kind(described.config))
-        self.counts |= {"contexts cut": 0, "context tokens cut": 0}
+        self.counts |= {"contexts cut": 0, "context tokens cut": 0, "questions cut": 0}
         self.question = QUESTION[self.kind]
         assert isinstance(config.task, ChooseConfig), "a recipe of this task has task=ChooseConfig(...)"
         self.options = config.task
@@ -68,40 +68,59 @@ class Choose(ModelTask):
         if window is not None and length > window:
             raise ValueError(f"--max-length {length} is more than {name} looks back; use at most {window}")
 
-    def encode(self, examples: list[Example], between: Callable[[], None] = lambda: None) -> list[EncodedRow]:
-        use_context, template = self.options.prompt, self.question
-        texts: list[str] = []
-        for example in examples:
-            texts += example.get("context", []) if use_context else []
-            question = template.format(example["question"])
-            texts += [question, *text.continuations(self.tokenizer, example["options"])]
-        tokens = iter(text.tokenize(self.tokenizer, texts, between))
-        return [self._encode_one(example, tokens, use_context) for example in examples]
+    def encode(
+        self, examples: list[Example], between: Callable[[], None] = lambda: None, refuse: bool = True
+    ) -> list[EncodedRow]:
+        limit = self.config.data.max_length
+        found = self._read(examples, limit, between)
+        needed = {row["id"]: read.needed for row, read in zip(examples, found, strict=True)}
+        long = {row: length for row, length in needed.items() if length > limit}
+        if long and refuse:
+            raise ValueError(self._too_long(long))
+        if long:
+            fitted = self._fitted([row for row in examples if row["id"] in long], max(long.values()))
+            found = [fitted.get(row["id"], read) for row, read in zip(examples, found, strict=True)]
+        return [self._encoded(*pair) for pair in zip(examples, found, strict=True)]
 
-    def _encode_one(self, example: Example, tokens: Any, use_context: bool) -> EncodedRow:
-        turns = [next(tokens) for _ in example.get("context", [])] if use_context else []
-        question, *options = [next(tokens) for _ in range(1 + len(example["options"]))]
-        start, separator = (np.array(ids, np.int32) for ids in (self.specials.start, self.specials.separator))
-        whole, longest = text.join_turns(turns, []), max(map(len, options))
-        if self.kind == "encoder":
-            frame = len(start) + len(separator) * (2 if turns else 1)
-        else:
-            frame = len(start) if self.kind == "causal" else len(separator)
-        # T5's options have a sequence of their own
-        needed = frame + len(question) + (0 if self.kind == "seq2seq" else longest)
-        self._refuse_long(example, max(needed, longest + 1), options)
-        context = text.beginning(whole, self.config.data.max_length - needed)
-        self.counts["contexts cut"] += len(context) < len(whole)
-        self.counts["context tokens cut"] += len(whole) - len(context)
-        if self.kind == "encoder":
-            before = [start, *([context, separator] if turns else []), question]
-            sequences = [np.concatenate([*before, option, separator]) for option in options]
-        elif self.kind == "causal":
-            sequences = [np.concatenate([start, context, question]), *options]
-        else:
-            sequences = [np.concatenate([question, context, separator]), *options]
-        cut = len(whole) - len(context)
-        return EncodedRow(example["id"], sequences, example.get("label", NO_LABEL), num_cut=cut)
+    def _read(
+        self, examples: list[Example], limit: int, between: Callable[[], None] = lambda: None
+    ) -> list[Read]:
+        use_context, template = self.options.prompt, self.question
+        asked = [
+            Asked(
+                row.get("context", []) if use_context else [],
+                template.format(row["question"]),
+                row["options"],
+            )
+            for row in examples
+        ]
+        return OptionReader(self.tokenizer, self.kind, limit).read(asked, between)
+
+    def _fitted(self, examples: list[Example], longest: int) -> dict[str, Read]:
+        """Rows that must be answered although they are too long: without context, up to what the model takes;
+        what is longer still loses the end of its question, and of options that take half of it."""
+        limit = min(longest, self.described.max_positions or longest)
+        examples = [Example(**{**row, "context": []}) for row in examples]
+        found = {}
+        for example, read in zip(examples, self._read(examples, limit), strict=True):
+            if read.needed > limit:
+                options = [
+                    text.beginning_of(self.tokenizer, option, limit // 2) for option in example["options"]
+                ]
+                cut = Example(**{**example, "options": options})
+                excess = max(0, self._read([cut], limit)[0].needed - limit)
+                question, _ = text.shortened(self.tokenizer, example["question"], excess)
+                (read,) = self._read([Example(**{**cut, "question": question})], limit)
+                self.counts["questions cut"] += 1
+            found[example["id"]] = read
+        return found
+
+    def _encoded(self, example: Example, read: Read) -> EncodedRow:
+        if self.kind != "encoder" and not all(map(len, read.sequences)):
+            raise ValueError(f"row {example['id']}: the tokenizer makes no token of one of its options")
+        self.counts["contexts cut"] += read.cut > 0
+        self.counts["context tokens cut"] += read.cut
+        return EncodedRow(example["id"], read.sequences, example.get("label", NO_LABEL), num_cut=read.cut)
 
     def lengths(self, row: EncodedRow) -> list[int]:
         lengths = super().lengths(row)
@@ -117,14 +136,18 @@ class Choose(ModelTask):
         prefix, *options = super().shown(row)
         return [prefix, *(f"[[{option}]]" for option in options)]
 
-    def _refuse_long(self, example: Example, needed: int, options: list[np.ndarray]) -> None:
-        if needed > self.config.data.max_length:
-            raise ValueError(
-                f"row {example['id']}: question and longest option take {needed} tokens, --max-length is "
-                f"{self.config.data.max_length}; they are never cut, so use a higher one or take the row out"
-            )
-        if self.kind != "encoder" and not all(map(len, options)):
-            raise ValueError(f"row {example['id']}: the tokenizer makes no token of one of its options")
+    def _too_long(self, long: dict[str, int]) -> str:
+        """All rows whose question and options alone are too long, and what fits; `long`: id -> tokens."""
+        shown = ", ".join(f"row {row} takes {length}" for row, length in list(long.items())[:5])
+        more = f" and {len(long) - 5} more" if len(long) > 5 else ""
+        least, limit = max(long.values()), self.described.max_positions
+        advice = f"use --max-length {least} or take them out"
+        if limit is not None and least > limit:
+            advice = f"the model takes at most {limit}, so take those out that are longer"
+        return (
+            f"question and longest option take more than the {self.config.data.max_length} tokens of "
+            f"--max-length in {len(long)} rows ({shown}{more}); they are never cut: {advice}"
+        )
 
     def assemble(self, base: Any, frozen: list[nn.Module]) -> nn.Module:
         config = self.config

@@ -41,7 +41,9 @@ class Classify(ModelTask):
             )
         super().check()
 
-    def encode(self, examples: list[Example], between: Callable[[], None] = lambda: None) -> list[EncodedRow]:
+    def encode(
+        self, examples: list[Example], between: Callable[[], None] = lambda: None, refuse: bool = True
+    ) -> list[EncodedRow]:
         turns: list[str] = []
         for example in examples:
             turns += chain(example.get("context", []) if self.use_context else [], *example["texts"])
