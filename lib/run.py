@@ -17,14 +17,16 @@ from lib.config import Config
 from lib.corpus import lint
 from lib.corpus.corpus import PROBES
 from lib.corpus.encoded import Encoded
+from lib.data import text
 from lib.data.loader import Loader, evaluation_batches
 from lib.data.rows import Rows
 from lib.evaluation import scoring
 from lib.evaluation.predictor import Predictor
 from lib.evaluation.trained import TrainedRun
 from lib.job import Job
-from lib.models import adapters, backbone
+from lib.models import adapters, backbone, padding
 from lib.models.freezing import frozen_names
+from lib.models.heads import Encoder
 from lib.models.placement import place
 from lib.process import dist
 from lib.process.signals import StopFlag
@@ -132,6 +134,9 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     model: Any = place(task.build(begin), world.device, world.precision)
     if config.compute.gradient_checkpointing:
         model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    if isinstance(model, Encoder):
+        longest = rows.sequences_of(int(rows.longest_by_row().argmax()))[0]
+        padding.refuse_mixing(model, task.described, longest, text.specials_of(task.tokenizer).pad)
     dist.on_main(lambda: _record_weights(job.folder, model, task, fresh=begin is None))
     engine = Ddp(model, config.optim, world)
     job = _fit(job, engine, task, rows)

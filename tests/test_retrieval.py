@@ -43,8 +43,8 @@ REAL_ROWS = SHARED / "llm_science_exam" / "train.jsonl"
 SHARD = 16
 
 
-def toy(folder: Path, seed: int = 0) -> str:
-    """A sentence-transformers model with random weights that reads 64 bytes of a text."""
+def toy(folder: Path, seed: int = 0, kind: str = "bert", max_seq_length: int | None = 64) -> str:
+    """A sentence-transformers model of a family with random weights; it reads 64 bytes of a text."""
     import transformers
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
@@ -53,9 +53,16 @@ def toy(folder: Path, seed: int = 0) -> str:
 
     torch.manual_seed(seed)
     tokenizer = tiny.tokenizer()
-    transformers.BertModel(tiny.config("encoder", len(tokenizer))).save_pretrained(folder / "base")
+    config = tiny.config("encoder", len(tokenizer))
+    if kind != "bert":
+        sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        words = {"intermediate_size": 128, "max_position_embeddings": 80, "pad_token_id": 5}
+        config = transformers.AutoConfig.for_model(kind, vocab_size=len(tokenizer), **sizes, **words)
+    transformers.AutoModel.from_config(config).save_pretrained(folder / "base")
+    if kind == "gpt2":
+        tokenizer.pad_token = None
     tokenizer.save_pretrained(folder / "base")
-    transformer = modules.Transformer(str(folder / "base"), max_seq_length=64)
+    transformer = modules.Transformer(str(folder / "base"), max_seq_length=max_seq_length)
     parts = [transformer, modules.Pooling(transformer.get_embedding_dimension(), "mean"), modules.Normalize()]
     SentenceTransformer(modules=parts, device="cpu").save(str(folder / "model"))
     return str(folder / "model")
@@ -118,6 +125,26 @@ def test_float32_vectors_are_those_of_sentence_transformers(
     assert np.abs(found.vectors - told).max() < 2e-6  # float32 sums of 64 numbers in another order
     # 1 + 3 i is 61 at most, so only the three long ones are cut
     assert found.num_cut == 3
+
+
+@pytest.mark.parametrize(
+    # 80 places in the table; roberta's first stands behind that of its padding id, 5
+    ("kind", "longest"),
+    [("roberta", 74), ("gpt2", 80)],
+)
+def test_a_family_is_read_as_far_as_its_positions_reach(kind: str, longest: int, tmp_path: Path) -> None:
+    embedder = Embedder(toy(tmp_path, kind=kind, max_seq_length=None), "fp32")
+    assert embedder.max_length == longest
+    texts = ["long " * 40, "short"]
+    both = embedder.embed(texts, "passage")
+    assert both.num_cut == 1
+    alone = embedder.embed(texts[1:], "passage").vectors[0]
+    assert np.abs(both.vectors[1] - alone).max() < 1e-5
+
+
+def test_a_family_that_mixes_padding_into_the_words_embeds_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mixes padding into the words"):
+        Embedder(toy(tmp_path, kind="fnet"), "fp32")
 
 
 def test_minilm_in_bf16_points_where_float32_does() -> None:

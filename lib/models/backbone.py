@@ -82,10 +82,15 @@ class Described:
     @property
     def max_positions(self) -> int | None:
         """The longest sequence the model can take. None: no limit."""
-        limit = getattr(self.config, "max_position_embeddings", None)
-        if limit is None or limit < 1 or getattr(self.config, "position_biased_input", True) is False:
-            return None  # deberta-v2/v3: relative positions only
-        return limit - (self.config.pad_token_id + 1 if self.config.model_type in COUNT_FROM_PAD else 0)
+        return max_positions(self.config)
+
+
+def max_positions(config: Any) -> int | None:
+    """The longest sequence a model of this configuration can take. None: no limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or limit < 1 or getattr(config, "position_biased_input", True) is False:
+        return None  # deberta-v2/v3: relative positions only
+    return int(limit) - (config.pad_token_id + 1 if config.model_type in COUNT_FROM_PAD else 0)
 
 
 def describe(model: ModelConfig, family: str) -> Described:

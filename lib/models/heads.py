@@ -64,6 +64,12 @@ class Encoder(nn.Module):
         parts = [self._encode(group, piece) for group, piece in zip(grouped.groups, pieces, strict=True)]
         return torch.cat(parts)[grouped.order]
 
+    def read(self, group: TokenGroup) -> Tensor:
+        """(sequences, hidden) of one tensor of ids"""
+        device = next(self.backbone.parameters()).device
+        group = group.to(device)
+        return self._encode(group, self.backbone.get_input_embeddings()(group.ids))
+
     def _encode(self, group: TokenGroup, embedded: Tensor) -> Tensor:
         inputs = embedded.view(*group.ids.shape, -1)  # (sequences, length, embedding size)
         states = self.backbone(inputs_embeds=inputs, attention_mask=group.mask).last_hidden_state

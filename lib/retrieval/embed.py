@@ -19,12 +19,13 @@ import torch
 from lib.base import hub
 from lib.data import text
 from lib.data.collate import TokenGroup, group
-from lib.models import backbone
+from lib.models import backbone, padding
 from lib.process import precision
 
 # Computed tokens of one forward pass. Measured with MiniLM: 4,096 took 0.8 times the processor time of 8,192
 # (more fits into the caches) and 2,048 as much or more (calls).
 TOKEN_BUDGET = 4096
+UNLIMITED = 512  # tokens of a text for a model that names no limit
 PROMPTS = {"query": ("query",), "passage": ("document", "passage", "corpus")}  # as models name them
 
 
@@ -46,7 +47,11 @@ class Embedder:
         self._check()
         self.tokenizer = text.prepare_tokenizer(self.model.tokenizer)
         transformer = self.model[0].auto_model
-        self.max_length = int(self.model.max_seq_length or transformer.config.max_position_embeddings)
+        self.max_length = self._longest(transformer.config)
+        # families that count positions from their padding id must be padded with it
+        counted = transformer.config.model_type in backbone.COUNT_FROM_PAD
+        self.pad = transformer.config.pad_token_id if counted else text.specials_of(self.tokenizer).pad
+        self._try(transformer.config)
         self.precision = precision.resolve(wanted, self.device, transformer.config.model_type)
         self._fingerprint = self._weigh()
         if self.precision == "bf16":  # autocast's copies cost 8 %; buffers (angles, say) stay float32
@@ -64,6 +69,24 @@ class Embedder:
             raise ValueError(
                 f"the embedding model {self.name} leaves its prompt out of the mean; use another"
             )
+
+    def _longest(self, config: Any) -> int:
+        """How many tokens a text may have: what the model was told to read, as far as its positions reach."""
+        told = self.model.max_seq_length or min(self.model.tokenizer.model_max_length, UNLIMITED)
+        limit = backbone.max_positions(config)
+        return int(told if limit is None else min(told, limit))
+
+    def _try(self, config: Any) -> None:
+        """Raises ValueError for a model that cannot read its longest text, or mixes padding into the words:
+        now, not hours later."""
+        word = next(word for word in range(len(self.tokenizer)) if word not in self.tokenizer.all_special_ids)
+        ids = np.full(self.max_length, word, np.int32)
+        padding.check(
+            lambda part: self._forward(part.to(self.device)),
+            ids,
+            self.pad,
+            f"the embedding model {self.name}",
+        )
 
     @property
     def dimension(self) -> int:
@@ -103,7 +126,7 @@ class Embedder:
         with torch.inference_mode():
             for chosen in micro_batches(order, [len(ids) for ids in sequences]):
                 between()
-                grouped = group([sequences[place] for place in chosen], self.tokenizer.pad_token_id)
+                grouped = group([sequences[place] for place in chosen], self.pad)
                 pooled = torch.cat([self._forward(part.to(self.device)) for part in grouped.groups])
                 vectors[chosen] = pooled[grouped.order.to(pooled.device)].cpu().numpy()
         return Embedded(vectors, num_cut)

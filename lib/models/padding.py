@@ -1,0 +1,56 @@
+"""Does a model read a row the same alone and padded among longer ones? Families that mix all places of a
+tensor (FNet's Fourier transform, convolutions, landmarks) do not, and their numbers would depend on a row's
+neighbours. They are told by what they do; there is no list."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.base.hub import first_line
+from lib.data.collate import TokenGroup, matrix
+from lib.models.backbone import Described, is_causal, random
+from lib.models.heads import Encoder
+
+# Largest difference of two vectors over their largest number. Of 32 families that leave padding alone the
+# worst was at 2e-6; FNet, Nystromformer, YOSO and ConvBERT at 1.1, 0.08, 0.12, 0.03 (four layers of 384).
+TOLERANCE = 1e-5
+MOST_TRIED = 96  # tokens
+
+
+def refuse_mixing(model: Encoder, described: Described, ids: np.ndarray, pad: int) -> None:
+    """As `check`, of a model that is about to be trained. Products with quantized weights round by their
+    shape: there the family is asked, with weights of its own. A decoder sees no padding."""
+    if getattr(model.backbone, "is_quantized", False):
+        if is_causal(described.config):
+            return
+        model = Encoder(random(described, "encoder"), model.pooling, [])
+    was_training = model.training
+    check(model.eval().read, ids[:MOST_TRIED], pad, f"--model {described.name}")
+    model.train(was_training)
+
+
+@torch.inference_mode()
+def check(encode: Callable[[TokenGroup], Tensor], ids: np.ndarray, pad: int, name: str) -> None:
+    """`encode`: (sequences, length) ids -> (sequences, hidden) in float32; `ids` of one long row. Raises
+    ValueError when the beginning of the row is another thing alone than beside the whole row, or when the
+    model cannot be run at all."""
+    short = ids[: max(1, len(ids) // 3)]
+    mask = (np.arange(len(ids))[None, :] < np.array([[len(ids)], [len(short)]])).astype(np.int64)
+    try:
+        alone = encode(TokenGroup(torch.from_numpy(matrix([short], pad)), None))[0]
+        padded = encode(TokenGroup(torch.from_numpy(matrix([ids, short], pad)), torch.from_numpy(mask)))[1]
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # each family has its own
+        raise ValueError(
+            f"{name} cannot be run: {type(error).__name__}: {first_line(error)}; use another model"
+        ) from error
+    difference = float((alone - padded).abs().max() / alone.abs().max())
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"{name} mixes padding into the words: a row alone and the same row beside a longer one differ "
+            f"by {100 * difference:.2g} % of their size, so every number would depend on a row's neighbours; use "
+            "another model"
+        )
