@@ -6,11 +6,11 @@ from pathlib import Path
 from lib.answers import load as answers_of
 from lib.base.console import speak
 from lib.base.files import write_csv, write_lines
+from lib.base.heap import give_back_at_once
 from lib.command_line import refuse_threads
 from lib.corpus.corpus import OTHER
 from lib.evaluation.scoring import kept
 from lib.evaluation.trained import TrainedRun
-from lib.models.offload import give_back_at_once
 
 SUBMISSION, CONTEXTS, REJECTED = ".submission.csv", ".contexts.jsonl", ".rejected.jsonl"
 

@@ -4,8 +4,6 @@ The index points into the safetensors files as they lie (a checkpoint's, a base 
 nothing is copied. Hooks of accelerate bring a block's weights before its forward pass and drop them after it.
 """
 
-import ctypes
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lib.base.files import read_json, write_json
+from lib.base.heap import give_back_at_once
 from lib.models import adapters
 from lib.models.freezing import stacks
 from lib.models.heads import BACKBONE
 
-M_MMAP_THRESHOLD = -3  # of malloc.h
-LARGE = 1 << 18  # bytes
 INDEX = "index.json"
 WRAPPED = "base_model.model."  # what peft puts before every name
 
@@ -47,14 +44,6 @@ class OnDisk(Mapping[str, Tensor]):
 def stored(folder: Path) -> OnDisk:
     """The weights of the model whose index is in `folder`, by their names in the whole model's state."""
     return OnDisk({BACKBONE + name: entry for name, entry in read_json(folder / INDEX).items()})
-
-
-def give_back_at_once() -> None:
-    """Let glibc return every large piece of memory when it is freed. By itself it raises the size from which
-    it does so to that of the largest piece freed so far: a Llama of hidden size 1024 then took up to 10 MiB
-    more with each block of 49 MiB. To be called before the first large piece."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def empty(make: Any) -> Any:

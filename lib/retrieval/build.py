@@ -19,6 +19,7 @@ import torch
 from lib.base.console import Meter, speak
 from lib.base.exits import CheckError, StoppedError
 from lib.base.files import Lock, read_json, replacing, sha256_of, write_json, write_lines
+from lib.base.heap import keep_few_kernels
 from lib.command_line import refuse_threads
 from lib.corpus import splits
 from lib.corpus.readers import Rejected
@@ -86,6 +87,7 @@ class Builder:
                 return read_json(self.out / "index.json")
             if isinstance(self.source, PassageFile):
                 self._survey()
+            keep_few_kernels()
             embedder = Embedder(self.settings.model, self.settings.precision, (begun or {}).get("revision"))
             begun = self._begin(begun, embedder)
             self._embed(embedder)

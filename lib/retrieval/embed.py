@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lib.base import hub
+from lib.base import heap, hub
 from lib.data import text
 from lib.data.collate import TokenGroup, group
 from lib.models import backbone, padding
@@ -126,6 +126,7 @@ class Embedder:
         with torch.inference_mode():
             for chosen in micro_batches(order, [len(ids) for ids in sequences]):
                 between()
+                heap.trim()  # tensors of every length leave holes: 350 MiB after 3,000 passages
                 grouped = group([sequences[place] for place in chosen], self.pad)
                 pooled = torch.cat([self._forward(part.to(self.device)) for part in grouped.groups])
                 vectors[chosen] = pooled[grouped.order.to(pooled.device)].cpu().numpy()
