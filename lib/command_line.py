@@ -15,6 +15,7 @@ from tyro.conf import FlagCreatePairsOff as FlagCreatePairsOff  # for scripts
 from tyro.conf import OmitArgPrefixes as OmitArgPrefixes
 from tyro.conf import Positional as Positional
 
+from lib.base import ranks
 from lib.config import ChooseConfig, Config
 from lib.config_keys import leaves, with_values
 
@@ -23,8 +24,11 @@ MOST_THREADS = 1024  # beyond this a process is refused more of them by the syst
 
 
 def options(kind: type[T], description: str | None) -> T:
-    """The words of a script without a recipe, as this dataclass has them; exits 2 on typos."""
-    return tyro.cli(kind, prog=Path(sys.argv[0]).name, description=description)
+    """The words of a script without a recipe, as this dataclass has them; exits 2 on typos. Such a script
+    runs in one process: raises ValueError in one of several workers."""
+    asked = tyro.cli(kind, prog=Path(sys.argv[0]).name, description=description)
+    ranks.refuse_several(Path(sys.argv[0]).name)
+    return asked
 
 
 def over(default: T, argv: list[str], program: str, description: str | None = None) -> T:

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib import recipe
-from lib.base import exits
+from lib.base import exits, ranks
 from lib.base.console import speak
 from lib.command_line import parse, split_recipe
 
@@ -26,7 +26,12 @@ def main() -> int:
     from lib.launching.start import once
     from lib.process import dist
 
-    if dist.under_torchrun():
+    if (mine := ranks.of_environment()) is not None:
+        if config.compute.devices not in (None, mine.local_size):
+            raise ValueError(
+                f"--devices {config.compute.devices}, but this process was started as one of "
+                f"{mine.local_size} (LOCAL_WORLD_SIZE); leave --devices out, or {ranks.UNSET}"
+            )
         if config.tracking.seeds > 1:
             raise ValueError("--seeds starts one run after another; leave torchrun out and use --devices N")
         return exits.run(lambda: run.train(config), quiet=not dist.env_is_main())

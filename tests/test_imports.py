@@ -52,7 +52,7 @@ RANK_VARIABLES = (
     "LOCAL_WORLD_SIZE",
     "MASTER_ADDR",
 )
-DIST = [ROOT / "lib" / "process" / name for name in ("dist.py", "world.py")]
+DIST = [ROOT / "lib" / name for name in ("base/ranks.py", "process/dist.py", "process/world.py")]
 # Who speaks, writes or goes last asks whether it is rank 0; to all others every rank is the same.
 ASKING = {"scripts.train", "lib.run", "lib.job", "lib.tracking.tracker", "lib.evaluation.predictor"}
 ASKING |= {"lib.evaluation.scoring", "lib.training.ddp", "lib.training.loop"}

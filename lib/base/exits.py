@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from lib.base.console import speak
@@ -65,6 +66,18 @@ def run(function: Callable[[], int | None], quiet: bool = False) -> int:
         elif not quiet:
             words = {BAD_INPUT: "error", REFUSED: "refused", REPEATS: "failed", STOPPED: "stopped"}[code]
             speak(f"{words}: {error}", sys.stderr)
-    if folder := os.environ.get(CODES):
-        (Path(folder) / str(os.getpid())).write_text(str(code))
+    _leave(code)
     return code
+
+
+def end_now(code: int) -> None:
+    """From a thread, while the rest of the process cannot be reached."""
+    _leave(code)
+    os._exit(code)
+
+
+def _leave(code: int) -> None:
+    """The code, where a launcher wants it."""
+    if folder := os.environ.get(CODES):
+        with suppress(OSError):  # a launcher that is gone took its folder along
+            (Path(folder) / str(os.getpid())).write_text(str(code))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lib.base.console import speak
 from lib.base.exits import BAD_INPUT, CODES, CRASHED, DONE, REFUSED, REPEATS, STOPPED
+from lib.process.launcher import STARTED_BY
 
 PATIENCE_S = 3600  # for workers to save after a signal; torch kills them after 30 s by default, in mid-step
 
@@ -35,7 +36,7 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
         logs_specs=DefaultLogsSpecs(),
     )
     with tempfile.TemporaryDirectory() as codes:
-        os.environ[CODES] = codes
+        os.environ |= {CODES: codes, STARTED_BY: str(os.getpid())}
         try:
             elastic_launch(config, sys.executable)("-u", str(script), *argv)
         except ChildFailedError as error:
@@ -44,7 +45,8 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
         except SignalException:
             return _code_after_signal(_codes_in(codes), num_processes)
         finally:
-            del os.environ[CODES]  # it is for the workers, not for this process
+            for name in (CODES, STARTED_BY):  # for the workers, not for this process
+                del os.environ[name]
     return DONE
 
 

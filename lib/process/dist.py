@@ -1,7 +1,6 @@
 """The processes of a run and what they tell each other. Every helper works the same with one process.
 
-Ranks are read from the environment here and nowhere else. What is exchanged is numbers and JSON text, never
-pickles.
+What is exchanged is numbers and JSON text, never pickles.
 """
 
 import json
@@ -13,7 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 
+from lib.base import ranks
 from lib.base.exits import KINDS, code_of
+from lib.base.heap import keep_few_kernels
+from lib.base.ranks import Ranks
+from lib.process.launcher import Joined, watch
 from lib.process.signals import StopFlag
 from lib.process.world import World
 
@@ -22,12 +25,13 @@ TIMEOUT = timedelta(hours=2)  # rank 0 may tokenize a large data set while the o
 
 def under_torchrun() -> bool:
     """Was this process started by torchrun (or by our own launch)?"""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return ranks.of_environment() is not None
 
 
 def env_is_main() -> bool:
     """Is this rank 0? For what is said outside the process group."""
-    return not under_torchrun() or int(os.environ["RANK"]) == 0
+    mine = ranks.of_environment()
+    return mine is None or mine.rank == 0
 
 
 def num_devices() -> int:
@@ -38,34 +42,35 @@ def num_devices() -> int:
 def setup(threads: int | None, stop: StopFlag | None = None) -> World:
     """Join the process group: nccl on GPUs, gloo on CPUs. One process alone needs none. `stop`: the flag of
     whoever does several things in this process, so that no signal is lost between two."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    rank, size, local_rank, local_size = 0, 1, 0, 1
-    if under_torchrun():  # one of them alone is somebody's leftover
-        rank, size, local_rank, local_size = (int(os.environ[name]) for name in names)
+    mine = ranks.of_environment() or Ranks(0, 1)
+    stop = stop or StopFlag(deaf=True)
+    joined = Joined()
+    if mine.size > 1:
+        watch(stop, joined)
     cores = len(os.sched_getaffinity(0))
-    threads = threads or max(1, cores // local_size)
+    threads = threads or max(1, cores // mine.local_size)
     torch.set_num_threads(threads)
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        if local_size > torch.cuda.device_count():
+        if mine.local_size > torch.cuda.device_count():
             raise ValueError(
-                f"{local_size} ranks but {torch.cuda.device_count()} GPUs; use --devices up to that"
+                f"{mine.local_size} ranks but {torch.cuda.device_count()} GPUs; use --devices up to that"
             )
-        device = torch.device("cuda", local_rank)
+        device = torch.device("cuda", mine.local_rank)
         torch.cuda.set_device(device)
         # cuDNN's attention makes a plan for every new shape, 0.1 to 0.5 s each, and our batches have ever new
         # lengths (https://github.com/pytorch/pytorch/pull/155958); torch's other kernels need none.
         torch.backends.cuda.enable_cudnn_sdp(False)
-    # oneDNN keeps the code it made for each of the last 1,024 shapes; with batches of ever new lengths that
-    # came to 2 GiB after a hundred steps. 64 serve one tensor on its way through a model.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    keep_few_kernels()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if size > 1:
-        torch_dist.init_process_group(
-            backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None
-        )
-    backend = backend if size > 1 else "no process group"
-    return World(rank, size, device, backend, threads, stop or StopFlag(deaf=True))
+    if mine.size > 1:
+        at = f"{os.environ.get('MASTER_ADDR', 'nowhere')}:{os.environ.get('MASTER_PORT', '')}"
+        with joined.waiting(f"rank {mine.rank} of {mine.size} waits for the others at {at}"):
+            torch_dist.init_process_group(
+                backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None
+            )
+    backend = backend if mine.size > 1 else "no process group"
+    return World(mine.rank, mine.size, device, backend, threads, stop)
 
 
 def leave() -> None:

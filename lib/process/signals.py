@@ -31,6 +31,10 @@ class StopFlag:
     def requested(self) -> bool:
         return self.reason is not None
 
+    def ask(self, reason: str) -> None:
+        """Ask for a stop without a signal."""
+        self.reason = self.reason or reason
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.reason is None:
             self.reason, self._first_s = signal.Signals(number).name, time.monotonic()
