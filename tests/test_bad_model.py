@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lib import recipe, run
 from lib.base import exits
 from lib.command_line import parse
+from lib.config import ModelConfig
+from lib.models import backbone
 from tests.tools import SHORT, only_run
 
 
@@ -46,11 +49,49 @@ def cut_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
 
 
+def newer_tokenizer(folder: Path) -> None:
+    words = json.loads((folder / "tokenizer.json").read_text())
+    words["model"]["type"] = "WordPieceNext"
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+
+
+def no_vocabulary(folder: Path) -> None:
+    import transformers
+
+    transformers.CLIPConfig().save_pretrained(folder)
+
+
+def pointer(file: Path) -> None:
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+def pickle_alone(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def adapter_alone(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no tokenizer": (without_tokenizer, "vocabulary|tokenizer"),
     "cut weights": (cut_weights, "cannot be loaded"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded"),
-    "other shapes": (lambda folder: edit(folder, intermediate_size=96), "cannot be loaded"),
+    "other shapes": (
+        lambda folder: edit(folder, intermediate_size=96),
+        "of its weights have other shapes than its config.json says",
+    ),
+    "another type": (lambda folder: edit(folder, intermediate_size=48.5), "its configuration: "),
+    "newer tokenizer": (newer_tokenizer, "its tokenizer: Exception: "),
+    "no vocabulary": (no_vocabulary, "is a clip, which has no vocabulary of its own"),
+    "pointer of git": (
+        lambda folder: pointer(folder / "model.safetensors"),
+        "is a pointer of git LFS",
+    ),
+    "pointer as tokenizer": (lambda folder: pointer(folder / "tokenizer.json"), "git lfs pull"),
+    "pickle alone": (pickle_alone, "pytorch_model.bin is a pickle, which can run code"),
+    "adapter alone": (adapter_alone, "but a LoRA adapter; --model takes a whole model: its base (some/base)"),
     "small embedding": (lambda folder: edit(folder, vocab_size=200), "has 260 words, its embedding 200"),
     "odd sizes": (lambda folder: edit(folder, num_attention_heads=5), "not a multiple"),
 }
@@ -67,6 +108,25 @@ def test_a_bad_model_folder_exits_2_and_leaves_no_run(
     assert f"--model {model}" in said
     assert any(part in said for part in message.split("|"))
     assert not list(tmp_path.glob("runs/arena/[!.]*"))
+
+
+def test_what_lies_beside_a_model_is_not_read(model: Path, tmp_path: Path) -> None:
+    """An adapter that was merged into it, and a second file of weights."""
+    import peft
+    import transformers
+
+    base = transformers.AutoModel.from_pretrained(model)
+    expected = {name: weight.clone() for name, weight in base.state_dict().items()}
+    lora = peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+    peft.get_peft_model(base, lora).save_pretrained(model)
+    shutil.copy(model / "adapter_model.safetensors", model / "model_old.safetensors")
+    described = backbone.describe(ModelConfig(model=str(model)), "encoder")
+    loaded = backbone.load(described, ModelConfig(model=str(model)), "encoder", seed=0)
+    assert all(weight.requires_grad for weight in loaded.parameters())
+    found = loaded.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    assert [file.name for file in backbone.files(described)] == ["model.safetensors"]
 
 
 def test_a_model_that_changed_is_refused_on_resume(

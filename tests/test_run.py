@@ -129,7 +129,7 @@ def test_predictions_scores_and_status_agree(finished: Path) -> None:
         assert found["scores"]["log_loss"]["value"] == pytest.approx(
             -sum(math.log(row["probabilities"][row["label"]]) for row in said) / len(said), abs=1e-6
         )
-        assert {"majority class", "length only"} == found["baselines"].keys()
+        assert {"uniform guess", "majority class", "length alone"} == found["baselines"].keys()
 
 
 def test_each_validation_says_how_training_went_since_the_one_before(finished: Path) -> None:

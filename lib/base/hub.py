@@ -42,6 +42,20 @@ def commit_of(kind: Literal["model", "dataset"], name: str, revision: str) -> st
     return commit
 
 
+def safetensors_of(name: str) -> str | None:
+    """The revision at which the hub's own bot has put a model's weights as safetensors; None when there is
+    none or the hub cannot be asked."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    try:
+        discussions = huggingface_hub.HfApi().get_repo_discussions(name, author="SFconvertbot")
+        found = [one.git_reference for one in discussions if one.is_pull_request and one.status != "closed"]
+    except (HfHubHTTPError, HFValidationError, OSError, HTTPError):
+        return None
+    return next(filter(None, found), None)
+
+
 def licence_of(name: str) -> str | None:
     """The licence that a model's page names; None when it names none or cannot be asked."""
     import huggingface_hub

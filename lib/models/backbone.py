@@ -8,20 +8,19 @@ import difflib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
 from lib.base import hub
 from lib.config import ModelConfig
 from lib.data.text import prepare_tokenizer
-from lib.models import tiny
+from lib.models import source, tiny
 
 DROPOUTS = (
     "hidden_dropout_prob",
@@ -100,35 +99,49 @@ def describe(model: ModelConfig, family: str) -> Described:
         return Described("tiny", "", _with_dropout(tiny.config(family, len(tokenizer)), model), tokenizer)
     import transformers
 
-    source = str(minilm_folder()) if model.model == "minilm" else model.model
+    at = str(minilm_folder()) if model.model == "minilm" else model.model
     commit = None
-    if not Path(source).exists():
+    if not Path(at).exists():
         with suppress(hub.UnreachableError):  # then what an earlier download left will do
-            commit = hub.commit_of("model", source, model.model_revision)
-    where = _where(source, commit, model.model_revision)
-    try:
-        config = transformers.AutoConfig.from_pretrained(source, **where)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
-    except (OSError, ValueError) as error:
+            commit = hub.commit_of("model", at, model.model_revision)
+    where = _where(at, commit, model.model_revision)
+    auto_config, auto_tokenizer = transformers.AutoConfig, transformers.AutoTokenizer
+    config = _read(model.model, "configuration", lambda: auto_config.from_pretrained(at, **where))
+    words = getattr(config, "vocab_size", None)
+    if not isinstance(words, int):
         raise ValueError(
-            f"--model {model.model} cannot be loaded{_meant(model.model)}: {hub.first_line(error)} (it takes "
-            "a hub id, a folder with config.json, tokenizer.json and model.safetensors, minilm or tiny)"
-        ) from error
+            f"--model {model.model} is a {config.model_type}, which has no vocabulary of its own (it reads "
+            "pictures too, perhaps); use a model of text alone"
+        )
+    tokenizer = _read(model.model, "tokenizer", lambda: auto_tokenizer.from_pretrained(at, **where))
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"--model {model.model} has no tokenizer.json; use a model with a fast tokenizer")
-    words = len(tokenizer)
-    if words <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what is made of a folder without tokenizer files
         raise ValueError(
             f"--model {model.model} has no vocabulary; put its tokenizer.json beside its weights"
         )
-    if words > config.vocab_size:
+    if len(tokenizer) > words:
         raise ValueError(
-            f"--model {model.model}: its tokenizer has {words} words, its embedding {config.vocab_size}; "
+            f"--model {model.model}: its tokenizer has {len(tokenizer)} words, its embedding {words}; "
             "they do not belong together"
         )
     config, tokenizer = _with_dropout(config, model), prepare_tokenizer(tokenizer)
     config.use_cache = False  # keys and values of earlier tokens serve generation only
-    return Described(model.model, source, config, tokenizer, commit, where)
+    return Described(model.model, at, config, tokenizer, commit, where)
+
+
+def _read(name: str, what: str, read: Callable[[], Any]) -> Any:
+    """Raises ValueError for whatever a library says of files it cannot read."""
+    try:
+        if Path(name).is_dir():
+            source.refuse_pointers(Path(name))
+        return read()
+    except Exception as error:  # each library, and each version of it, has its own
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise ValueError(
+            f"--model {name} cannot be loaded{_meant(name)}: its {what}: {kind}{hub.first_line(error)} (it "
+            "takes a hub id, a folder with config.json, tokenizer.json and model.safetensors, minilm or tiny)"
+        ) from error
 
 
 def _meant(name: str) -> str:
@@ -137,11 +150,11 @@ def _meant(name: str) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def _where(source: str, commit: str | None, revision: str) -> dict[str, Any]:
+def _where(at: str, commit: str | None, revision: str) -> dict[str, Any]:
     words: dict[str, Any] = {"trust_remote_code": False}
     if commit is not None:
         words["revision"] = commit
-    elif not Path(source).exists():
+    elif not Path(at).exists():
         words |= {"revision": revision, "local_files_only": True}
     return words
 
@@ -159,22 +172,34 @@ def load(
     if model.init == "random" or not described.source:
         return random(described, kind)
     try:
-        backbone, info = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(
-            described.source,
-            config=described.config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            quantization_config=quantization,
-            **described.where,
+        with source.alone(described.source) as at:
+            backbone, info = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(
+                at,
+                config=described.config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+                quantization_config=quantization,
+                **described.where,
+            )
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # absent, damaged; each library has its own
+        raise ValueError(
+            f"--model {described.name} cannot be loaded: {hub.first_line(error)}{_converted(described)}"
+        ) from error
+    if getattr(backbone, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"--model {described.name} has an adapter beside its weights, and transformers puts it on top of "
+            "them; download it without adapter_* and name the folder"
         )
-    except (
-        OSError,
-        RuntimeError,
-        ImportError,
-        safetensors.SafetensorError,
-    ) as error:  # absent, of other shapes, damaged
-        raise ValueError(f"--model {described.name} cannot be loaded: {hub.first_line(error)}") from error
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
+        raise ValueError(
+            f"--model {described.name} cannot be loaded: {len(mismatched)} of its weights have other shapes "
+            f"than its config.json says: {name} is {tuple(stored)}, expected {tuple(wanted)}"
+        )
     missing = [name for name in info["missing_keys"] if "pooler" not in name]  # poolers are not used here
     if missing:
         shown = ", ".join(sorted(missing)[:5])
@@ -183,6 +208,14 @@ def load(
             "would stay random. Use a complete model, or --init random to mean it"
         )
     return backbone
+
+
+def _converted(described: Described) -> str:
+    """What to type for a hub model that has pickles only, where the hub's own bot has converted it."""
+    revision = None
+    if described.commit is not None:
+        revision = hub.safetensors_of(described.source)
+    return f"; the hub's bot has converted it: --model-revision {revision}" if revision else ""
 
 
 def files(where: Path | Described) -> list[Path]:
@@ -194,12 +227,9 @@ def files(where: Path | Described) -> list[Path]:
         import huggingface_hub
 
         words = {key: value for key, value in where.where.items() if key != "trust_remote_code"}
-        folder = huggingface_hub.snapshot_download(where.source, allow_patterns=["*.safetensors"], **words)
-        return files(Path(folder))
-    stored = sorted(where.glob("*.safetensors"))
-    if not stored:
-        raise ValueError(f"{where} holds no .safetensors file")
-    return stored
+        patterns = [source.INDEX, source.WHOLE, "model-*.safetensors"]
+        return files(Path(huggingface_hub.snapshot_download(where.source, allow_patterns=patterns, **words)))
+    return source.weights(where)
 
 
 def random(described: Described, kind: Kind) -> nn.Module:
