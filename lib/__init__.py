@@ -11,6 +11,8 @@ if importlib.util.find_spec("tyro") is None:  # the first package that any scrip
         file=sys.stderr,
     )
     sys.exit(2)
+# Left over from accelerate's launcher, it makes transformers load weights on rank 0 alone.
+os.environ.pop("ACCELERATE_USE_FSDP", None)
 if "OMP_WAIT_POLICY" not in os.environ:
     # OpenMP's workers spin while they wait for each other, and beside any other load that takes the cores
     # they wait for. MiniLM, 2 threads on 2 cores, rows/s as it comes and with this: idle 9.8 to 10.1 and 9.9,

@@ -1,6 +1,7 @@
 """What is looked at before any weight loads, and what is refused."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from lib import recipe
 from lib.base.exits import CheckError
 from lib.config import DataConfig
 from lib.corpus import lint
-from lib.corpus.doubles import across_splits
+from lib.corpus.doubles import across_splits, words_of
 from lib.recipe import Example
 from tests.tools import SHORT, only_run, run
 
@@ -116,3 +117,24 @@ def test_rows_that_are_refused_leave_what_was_seen(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "100% of the train rows are cut at --max-length 80" in done.stderr
     assert json.loads((only_run(tmp_path) / "lint.json").read_text())["splits"]["train"]["rows_cut"] == 30
+
+
+def test_scripts_without_blanks_have_words_too() -> None:
+    draw = random.Random(0)
+    chinese = [chr(draw.randrange(0x4E00, 0x5000)) for _ in range(95)]
+    other = [*chinese[:40], "\u4e00" if chinese[40] != "\u4e00" else "\u4e01", *chinese[41:]]
+    rows = [Example(id=str(n), texts=[["".join(text)]]) for n, text in enumerate((chinese, other))]
+    # three of 93 runs of three characters differ: 90 of 96 are common
+    assert across_splits({"train": rows[:1], "test": rows[1:]}) == {"test and train": [("1", "0")]}
+
+
+def test_an_operator_is_a_word() -> None:
+    options = ["-63", "1215", "1225", "368064"]
+    sums = [
+        Example(id=operator, question=f"What is 576 {operator} 639?", options=options) for operator in "+-*/"
+    ]
+    assert words_of(sums[0])[:5] == ["what", "is", "576", "+", "639"]
+    assert across_splits({"train": sums[:2], "test": sums[2:]}) == {}
+    # a hyphen and a dash in words are none
+    fact = Example(texts=[["a well-known - or so - fact"]])
+    assert words_of(fact) == ["a", "well", "known", "or", "so", "fact"]

@@ -69,9 +69,10 @@ def replacing(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str, new: bool = False) -> None:
-    """Replace `path` in one move, or make it `new`."""
+    """Replace `path` in one move, or make it `new`. Half an emoji in an id, a foreign byte in a name are no
+    UTF-8 and written as their numbers: nothing dies while it writes."""
     with replacing(path, new) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def sha256_of(path: Path) -> str:

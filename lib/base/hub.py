@@ -69,5 +69,6 @@ def licence_of(name: str) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an exception says, in one line: its first, and the next where that only announces it."""
+    first, *rest = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return " ".join([first, *rest[:1]]) if first.endswith(":") else first

@@ -17,6 +17,13 @@ PERMUTATIONS = 64  # the share is then estimated with a standard error of 0.05 (
 # to the power of 16, or 2e-4 of all cases, and 0.5 still compared in 64 %.
 BANDS = (16, 4)
 RUN = 3  # words
+# Scripts that write no blanks between words (Thai, Lao, Burmese, Khmer, Chinese, Japanese): there each
+# character counts as a word. An operator after a number is one too: 1 + 2 and 1 - 2 are two questions.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|(?<=\d)\s*[-+*/^%=<>×÷±√]")
 
 
 def across_splits(
@@ -55,7 +62,7 @@ def words_of(example: Example) -> list[str]:
     values: Any = [example["question"], *example["options"]] if "question" in example else None
     if values is None:
         values = [turn for turns in (example.get("context", []), *example["texts"]) for turn in turns]
-    return re.findall(r"\w+", " ".join(values).lower())
+    return [word.strip() for word in WORD.findall(" ".join(values).lower())]
 
 
 def _sketch(example: Example) -> Any:

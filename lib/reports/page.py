@@ -35,7 +35,7 @@ def render(template: Path, *others: Path, **values: Any) -> str:
 
 
 def write_page(path: Path, page: str) -> Path:
-    write_text(path, page.encode("utf-8", "replace").decode())  # half an emoji in a text is no valid UTF-8
+    write_text(path, page)
     return path
 
 

@@ -62,6 +62,11 @@ class Embedder:
         """Raises ValueError for a model that would not be read as it was trained."""
         if not hasattr(self.model[0], "auto_model"):
             raise ValueError(f"the embedding model {self.name} is no transformer; use another --model")
+        if getattr(self.model[0].auto_model, "_hf_peft_config_loaded", False):
+            raise ValueError(
+                f"the embedding model {self.name} has an adapter beside its weights, and libraries put it on "
+                "top of them; take adapter_* out of its folder"
+            )
         if not getattr(self.model.tokenizer, "is_fast", False):
             raise ValueError(f"the embedding model {self.name} has no tokenizer.json; use another --model")
         left_out = any(getattr(module, "include_prompt", True) is False for module in self.model)

@@ -143,7 +143,10 @@ def _said_elsewhere(path: Path) -> Iterator[None]:
     sys.stdout.flush()
     kept = os.dup(1)
     try:
-        with path.open("a", encoding="utf-8", buffering=1) as file, redirect_stdout(file):
+        with (
+            path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1) as file,
+            redirect_stdout(file),
+        ):
             os.dup2(file.fileno(), 1)
             yield
     finally:

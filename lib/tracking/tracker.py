@@ -44,7 +44,7 @@ class Tracker:
     @staticmethod
     def _open(path: Path) -> IO[str] | None:
         try:
-            return path.open("a", encoding="utf-8", buffering=1)
+            return path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as error:
             speak(f"WARNING: {path} cannot be written ({error.strerror}); the run goes on without it")
             return None
