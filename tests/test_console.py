@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lib.base.console import Meter
+from lib.base.files import write_csv, write_text
 from tests.tools import ROOT, SHORT, only_run, start, status
 
 LONG = [*SHORT, "--model", "tiny", "--init", "random", "--max-steps", "100000", "--epochs", "1e5"]
@@ -72,6 +73,7 @@ def test_a_meter_keeps_silent_between_two_lines_and_where_it_is_not_shown(
 BAR = """
 import time
 from lib.base.console import Meter
+from lib.base.files import write_csv, write_text
 with Meter(3, "rows") as meter:
     time.sleep(0.2)  # tqdm draws ten times a second at most
     meter.step(2)
@@ -116,3 +118,15 @@ def test_a_terminal_that_hangs_up_saves_the_run(tmp_path: Path) -> None:
     folder = only_run(tmp_path)
     assert status(folder)["exit_code"] == 75
     assert (folder / "checkpoints" / f"step-{status(folder)['step']:06d}").is_dir()
+
+
+def test_nothing_dies_of_a_letter_that_cannot_be_written(tmp_path: Path) -> None:
+    """Half an emoji, a foreign byte in a file's name: in files as their numbers, on a console of ASCII too."""
+    write_text(tmp_path / "page.html", "\ud83d and stra\udcdfe")
+    assert (tmp_path / "page.html").read_text() == "\\ud83d and stra\\udcdfe"
+    write_csv(tmp_path / "rows.csv", [{"id": "\ud83d"}])
+    assert (tmp_path / "rows.csv").read_text() == "id\n\\ud83d\n"
+    program = "from lib.base import exits; exits.run(lambda: print('straße \\udcdf'))"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "stra\\xdfe \\udcdf\n")

@@ -221,6 +221,18 @@ print(json.dumps(search.TpeSearch(found, 3).ask(8, history).parameters))
     assert search.TpeSearch(found, 4).ask(8, trials[:7]).parameters != trials[7].parameters
 
 
+def test_each_setting_of_a_finite_space_is_tried_once(tmp_path: Path) -> None:
+    parameters = {"schedule": BOWL["schedule"], "epochs": {"min": 1, "max": 4}, "lr": {"value": 1e-3}}
+    found = read(tmp_path, parameters)
+    assert found.size == 3 * 4 * 1
+    trials: list[Trial] = []
+    for number in range(1, 13):
+        trial = search.TpeSearch(found, 0).ask(number, trials)
+        trials.append(replace(trial, state="done", score=1.0))
+    assert len({json.dumps(trial.parameters) for trial in trials}) == 12
+    assert read(tmp_path, {"lr": BOWL["lr"]}).size is None
+
+
 def test_where_trials_fail_is_avoided(tmp_path: Path) -> None:
     # everything above 1e-3 fails, half of the range: of 15 random draws 7.5 would. Were failures kept from
     # TPE, it would only hear of equal scores and end up with 15.

@@ -53,8 +53,9 @@ def run(function: Callable[[], int | None], quiet: bool = False) -> int:
     """Call `function`; turn what it raises into a message (unless `quiet`) and an exit code. Crashes keep
     their traceback."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name or a row that the console has no letters for
-            stream.reconfigure(errors="backslashreplace")
+        with suppress(OSError):  # of a pipe that is none of Python's own
+            if isinstance(stream, io.TextIOWrapper):  # a name or a row that the console has no letters for
+                stream.reconfigure(errors="backslashreplace")
     try:
         code = function() or DONE
     except KeyboardInterrupt:

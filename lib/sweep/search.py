@@ -3,17 +3,20 @@
 The only places where optuna and wandb's sweeps are named.
 """
 
+import itertools
+import math
 import os
 import queue
+import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from lib.base.console import speak
 from lib.base.exits import StoppedError
 from lib.config import Config
 from lib.sweep.folder import SweepFolder, Trial
-from lib.sweep.space import Parameter, Space, taken
+from lib.sweep.space import MOST_COMBINATIONS, Parameter, Space, taken
 from lib.tracking.artifact import project_of
 
 FIRST_RANDOM = 5  # trials before TPE has something to go by
@@ -63,7 +66,17 @@ class TpeSearch:
             item.name: item.values[chosen[item.name]] if item.values else chosen[item.name]
             for item in self.space.parameters
         }
+        tried = [trial.parameters for trial in finished]
+        if values in tried and (self.space.size or math.inf) <= MOST_COMBINATIONS:
+            values = random.Random(seed).choice([other for other in self._all() if other not in tried])
         return Trial(number=number, parameters=values)
+
+    def _all(self) -> Iterator[dict[str, Any]]:
+        """Every setting of a space that has so many; the same one twice would give the same bits."""
+        parameters = self.space.parameters
+        choices = [item.values or range(int(item.low), int(item.high) + 1) for item in parameters]
+        for values in itertools.product(*choices):
+            yield {item.name: value for item, value in zip(parameters, values, strict=True)}
 
     def tell(self, trial: Trial) -> None:
         """It is among the finished ones of the next question."""

@@ -45,6 +45,13 @@ class Parameter:
     high: float = 0.0
     kind: Literal["values", "whole", "linear", "log"] = "values"
 
+    @property
+    def count(self) -> int | None:
+        """How many values there are; None: as many as one likes."""
+        if self.kind == "whole":
+            return int(self.high) - int(self.low) + 1
+        return len(self.values) or None
+
     def edges(self) -> tuple[Any, ...]:
         return self.values or (self.low, self.high)
 
@@ -60,6 +67,12 @@ class Space:
     parameters: tuple[Parameter, ...]
     trials: int | None
     """The file's run_cap."""
+
+    @property
+    def size(self) -> int | None:
+        """How many settings there are; None: as many as one likes."""
+        counts = [item.count for item in self.parameters]
+        return None if None in counts else math.prod(count for count in counts if count is not None)
 
     def apply(self, config: Config, values: dict[str, Any]) -> Config:
         """`values` by the parameters' names."""

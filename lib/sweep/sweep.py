@@ -40,6 +40,9 @@ def sweep(config: Config, space: Space, trials: int | None) -> int:
     trial that could not be trained."""
     num_trials = trials or (SMOKE_TRIALS if config.smoke else space.trials or TRIALS)
     _check(config, num_trials)
+    if space.size is not None and space.size < num_trials:
+        speak(f"the space has {space.size} settings, and each is tried once: --trials {space.size}")
+        num_trials = space.size
     stop = StopFlag()
     folder, reason = folders.find(config, space, num_trials)
     folder.write_status(phase="searching", exit_code=None)
@@ -107,7 +110,7 @@ def _all_trials(config: Config, space: Space, num_trials: int, folder: SweepFold
         speak(f"trial {line}  {time.monotonic() - began_s:.0f} s")
     for text in result.table(folder, config, space):
         speak(text)
-    return DONE
+    return DONE if result.best(folder.trials(), space) else REPEATS
 
 
 def run_of(config: Config, space: Space, folder: SweepFolder, trial: Trial) -> Config:
