@@ -1,13 +1,17 @@
 """One holder at a time, and none that is dead."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
 import threading
+from fcntl import flock
 from pathlib import Path
 
 import pytest
 
+from lib.base import files
 from lib.base.files import Lock
 from tests.tools import ROOT
 
@@ -58,3 +62,41 @@ def test_a_lock_leaves_what_the_file_says(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("1234")
     Lock(tmp_path / "lock").release()
     assert (tmp_path / "lock").read_text() == "1234"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_locked_elsewhere(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def on_this_disk(handle: int, how: int) -> None:
+        if os.readlink(f"/proc/self/fd/{handle}").startswith(str(tmp_path)):
+            raise OSError(number, os.strerror(number))
+        flock(handle, how)
+
+    monkeypatch.setattr(files, "flock", on_this_disk)
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: "/tmp")
+    with files.Lock(tmp_path / "lock"), pytest.raises(BlockingIOError):
+        files.Lock(tmp_path / "lock")
+    files.Lock(tmp_path / "lock").release()
+    assert capsys.readouterr().out == ""
+
+    def nowhere(handle: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "flock", nowhere)
+    files.Lock(tmp_path / "lock").release()
+    assert "cannot be locked" in capsys.readouterr().out
+
+
+def test_a_disk_without_hard_links_gets_new_files_and_keeps_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*paths: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no links here")
+
+    monkeypatch.setattr(os, "link", refuses)
+    files.write_text(tmp_path / "new.txt", "one", new=True)
+    with pytest.raises(ValueError, match="was made by somebody else meanwhile"):
+        files.write_text(tmp_path / "new.txt", "two", new=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["new.txt"]
+    assert (tmp_path / "new.txt").read_text() == "one"

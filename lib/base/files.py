@@ -1,15 +1,21 @@
 """Files that are whole or not there (written beside, flushed to the disk, renamed), and locks on them."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 from typing import IO, Any
+
+from lib.base.console import speak
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a disk without flock says
 
 
 class Lock:
@@ -20,15 +26,34 @@ class Lock:
         """Raises BlockingIOError when a live process holds it; does not if it may `wait`. Several may hold a
         `shared` one."""
         # over some network disks only what is open for writing can be locked; a folder never is
-        self._handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+        self._handles = [os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)]
+        how = (LOCK_SH if shared else LOCK_EX) | (0 if wait else LOCK_NB)
         try:
-            flock(self._handle, (LOCK_SH if shared else LOCK_EX) | (0 if wait else LOCK_NB))
+            try:
+                flock(self._handles[0], how)
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+                self._elsewhere(path, how)
         except BaseException:
             self.release()
             raise
 
+    def _elsewhere(self, path: Path, how: int) -> None:
+        """On a disk without locks: one among the temporary files of this machine stands for it."""
+        name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+        other = Path(tempfile.gettempdir()) / f"lock-{os.getuid()}-{name}"
+        self._handles.append(os.open(other, os.O_RDWR | os.O_CREAT, 0o600))
+        try:
+            flock(self._handles[1], how)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            speak(f"WARNING: {path} cannot be locked ({error.strerror}): let one process at a time use it")
+
     def release(self) -> None:
-        os.close(self._handle)
+        for handle in self._handles:
+            os.close(handle)
 
     def __enter__(self) -> "Lock":
         return self
@@ -57,7 +82,7 @@ def replacing(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         if new:
-            os.link(beside, path)  # fails where a rename would replace
+            _place_new(beside, path)
         else:
             beside.replace(path)
     except FileExistsError as error:
@@ -66,6 +91,17 @@ def replacing(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
         ) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _place_new(beside: Path, path: Path) -> None:
+    """Raises FileExistsError where a rename would replace."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a disk without hard links: an empty file takes the place, ours takes its
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        beside.replace(path)
 
 
 def write_text(path: Path, text: str, new: bool = False) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from lib.base.files import read_json
 
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
+ADAPTER = "adapter_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 POINTER = b"version https://git-lfs.github.com"
 CONVERT = "https://huggingface.co/spaces/safetensors/convert"
@@ -31,8 +32,8 @@ def weights(folder: Path) -> list[Path]:
 
 
 def _instead(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if (folder / ADAPTER).is_file():
+        base = read_json(folder / ADAPTER).get("base_model_name_or_path")
         return f", but a LoRA adapter; --model takes a whole model: its base ({base}), or the two merged"
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
@@ -55,14 +56,15 @@ def refuse_pointers(folder: Path) -> None:
 
 @contextmanager
 def alone(source: str) -> Iterator[str]:
-    """A place where a library finds a model's configuration and weights and nothing else; a hub id is
-    itself."""
+    """A place where a library finds a model's configuration and weights without an adapter beside them; a hub
+    id is itself. Raises ValueError when there are no weights."""
     folder = Path(source)
-    if not folder.is_dir():
+    files = weights(folder) if folder.is_dir() else []
+    if not (folder / ADAPTER).is_file():
         yield source
         return
     with tempfile.TemporaryDirectory() as links:
-        for path in (folder / "config.json", folder / INDEX, *weights(folder)):
+        for path in (folder / "config.json", folder / INDEX, *files):
             if path.is_file():
                 (Path(links) / path.name).symlink_to(path.absolute())
         yield links
