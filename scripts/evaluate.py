@@ -24,6 +24,8 @@ class Options:
     """Which of the run's own splits. None: test."""
     data: str | None = None
     """Score these rows instead (a .csv, .jsonl or .parquet file, a folder, a hub id)."""
+    moved_to: str | None = None
+    """Where the run's own rows are now, if they were moved; kept in its config.json."""
     threads: int | None = None
     """CPU threads. None: as many as training used, so that the scores are the same bits."""
     from_artifact: bool = False
@@ -37,18 +39,19 @@ def main() -> None:
     asked = options(Options, __doc__)
     from lib.evaluation.rescore import rescore
     from lib.reports.summary import table, values_of
-    from lib.runs.folder import find
+    from lib.runs import resume
+    from lib.runs.folder import RunFolder, find
 
     run = find(asked.run, asked.runs_dir)
+    if asked.moved_to is not None:
+        resume.settle_at(RunFolder(run), asked.moved_to)
     rescored = rescore(run, asked.split, asked.data, asked.threads, asked.from_artifact)
     print("\n".join(table(rescored.now)))
-    before = rescored.before
-    if asked.data is None and before is not None:
-        if values_of(before) == values_of(rescored.now):
-            print("the same to the last digit as training reported")
-        else:
-            print("NOT the same as training reported")
-            print("\n".join(table(before)))
+    if asked.data is None and rescored.before is not None:
+        same = values_of(rescored.before) == values_of(rescored.now)
+        print(f"{'the same to the last digit' if same else 'NOT the same'} as training reported")
+        for line in () if same else table(rescored.before):
+            print(line)
     print(f"predictions and scores: {rescored.folder}")
 
 

@@ -121,7 +121,7 @@ def test_a_terminal_that_hangs_up_saves_the_run(tmp_path: Path) -> None:
 
 
 def test_nothing_dies_of_a_letter_that_cannot_be_written(tmp_path: Path) -> None:
-    """Half an emoji, a foreign byte in a file's name: in files as their numbers, on a console of ASCII too."""
+    """Half an emoji, a foreign byte in a file's name: in files as their numbers, on an ASCII console too."""
     write_text(tmp_path / "page.html", "\ud83d and stra\udcdfe")
     assert (tmp_path / "page.html").read_text() == "\\ud83d and stra\\udcdfe"
     write_csv(tmp_path / "rows.csv", [{"id": "\ud83d"}])

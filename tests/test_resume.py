@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lib import recipe
+from lib.base.exits import STOPPED
 from tests.tools import ROOT, SHORT, losses, only_run, run, start, status, weights_hash, wide_model
 
 
@@ -152,3 +154,30 @@ def stopped(pid: int) -> list[int]:
         os.kill(pid, signal.SIGSTOP)
     children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
     return [pid, *(each for child in children for each in stopped(int(child)))]
+
+
+def test_the_same_bytes_at_another_place_are_the_same_rows(tmp_path: Path) -> None:
+    """Moved while a run was stopped, and again when it was done."""
+    rows = [json.dumps(row) for row in recipe.load("arena").sample(90, 0)]
+    places = [tmp_path / name / "rows.jsonl" for name in ("one", "two", "three")]
+    for place in places:
+        place.parent.mkdir()
+    places[0].write_text("\n".join(rows) + "\n")
+    words = ["arena", "--data", "{}", *SHORT[4:], "--runs-dir", str(tmp_path / "runs")]
+
+    def train(place: Path, *more: str) -> subprocess.CompletedProcess[str]:
+        return run(*[word.format(place) for word in words], *more)
+
+    assert train(places[0], "--stop-at", "3").returncode == STOPPED
+    places[0].rename(places[1])
+    done = train(places[1])
+    assert done.returncode == 0 and "the newest unfinished run of this experiment" in done.stdout
+    folder = only_run(tmp_path / "runs")
+    places[1].rename(places[2])
+    lost = run(str(folder), script="evaluate.py")
+    assert lost.returncode == 2 and "--moved-to PATH" in lost.stderr
+    found = run(str(folder), "--moved-to", str(places[2]), script="evaluate.py")
+    assert "the same to the last digit" in found.stdout
+    places[2].write_text("\n".join(rows[1:]) + "\n")
+    other = run(str(folder), "--moved-to", str(places[2]), script="evaluate.py")
+    assert other.returncode == 2 and "does not hold the bytes" in other.stderr

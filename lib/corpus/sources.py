@@ -49,6 +49,18 @@ def load(config: DataConfig, recipe: Recipe, with_label: bool = True) -> Source:
     return _load_hub(config, recipe, forms)
 
 
+def sums(data: str) -> dict[str, str] | None:
+    """File name -> sha256 of the files that `data` names; None where it names none that are here."""
+    path = Path(data)
+    if not path.exists():
+        return None
+    try:
+        files = _files_of_folder(path) if path.is_dir() else {"train": path}
+    except ValueError:
+        return None
+    return {file.name: sha256_of(file) for file in files.values()}
+
+
 def _files_of_folder(folder: Path) -> dict[str, Path]:
     by_split: dict[str, Path] = {}
     for split in SPLITS:

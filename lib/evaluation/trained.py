@@ -74,7 +74,13 @@ class TrainedRun:
 
     def corpus(self) -> Corpus:
         """The run's own rows, as they were. Raises ValueError (they are gone), CheckError (they changed)."""
-        corpus = Corpus.read(self.config.data, self.recipe).complete()
+        try:
+            corpus = Corpus.read(self.config.data, self.recipe).complete()
+        except ValueError as error:
+            raise ValueError(
+                f"the run's own rows are needed (for baselines, and to see that others are new): {error}; "
+                "if they were moved, say where to: scripts/evaluate.py RUN --moved-to PATH"
+            ) from error
         if (file := self.folder.path / contexts.FILE).is_file():
             corpus = corpus.with_splits(contexts.kept(corpus.splits, self.config, file))
         self._check(corpus.fingerprints())

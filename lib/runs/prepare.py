@@ -58,6 +58,8 @@ def prepare(
     folder = decision.folder or folders.create(config)
     if decision.folder:
         folder.lock()
+        if folder.config().data.data != config.data.data:
+            resume.settle_at(folder, config.data.data)
     try:
         if decision.folder is None:
             folder.write_config(config)

@@ -12,6 +12,7 @@ from lib.base.exits import DONE, CheckError
 from lib.base.files import read_json
 from lib.config import Config, experiment
 from lib.config_keys import flatten
+from lib.corpus import sources
 from lib.runs.folder import RunFolder, parent
 from lib.runs.record import base_fingerprint, code_fingerprint
 from lib.task import Task
@@ -54,7 +55,7 @@ def _asked_for(config: Config, wanted: str) -> Decision:
     if folder.status().get("exit_code") == DONE:
         raise ValueError(f"--resume {wanted}: {folder.path} is finished; start a new run with --resume never")
     differing = _differences(experiment(folder.config()), experiment(config))
-    if differing:
+    if differing and not _moved(folder, config):
         raise CheckError(
             f"--resume {wanted}: {folder.path} is another experiment ({'; '.join(differing)}); give it the "
             "same flags, or start over with --resume never"
@@ -111,7 +112,27 @@ def _same_run(folder: RunFolder, config: Config) -> bool:
         saved = folder.config()
     except ValueError:
         return False
-    return saved.tracking.name == config.tracking.name and experiment(saved) == experiment(config)
+    if saved.tracking.name != config.tracking.name:
+        return False
+    return experiment(saved) == experiment(config) or _moved(folder, config)
+
+
+def _moved(folder: RunFolder, config: Config) -> bool:
+    """Is it the same experiment on the same bytes, which stand at another place now?"""
+    data = replace(folder.config().data, data=config.data.data)
+    if experiment(replace(folder.config(), data=data)) != experiment(config):
+        return False
+    files = folder.record().get("files")
+    return bool(files) and sources.sums(config.data.data) == files
+
+
+def settle_at(folder: RunFolder, data: str) -> None:
+    """Let a run know where its rows are now. Raises ValueError when these are others."""
+    config = folder.config()
+    moved = replace(config, data=replace(config.data, data=str(Path(data).absolute())))
+    if not _moved(folder, moved):
+        raise ValueError(f"{data} does not hold the bytes of {config.data.data} that {folder.path} read")
+    folder.write_config(moved)
 
 
 def check_fingerprints(old: dict[str, str], new: dict[str, str], advice: str = PUT_BACK) -> None:
