@@ -79,19 +79,20 @@ def data_of(config: Config, record: Record) -> Origin:
 def name_base(folder: Path, config: Config) -> None:
     """Write the base's public name into an adapter's configuration instead of a path of this machine."""
     path, base = folder / "adapter_config.json", base_of(config)
-    write_json(path, read_json(path) | {"base_model_name_or_path": base.hub_id or config.model.model})
+    write_json(
+        path, read_json(path) | {"base_model_name_or_path": base.hub_id or Path(config.model.model).name}
+    )
 
 
-def render(run: TrainedRun, export: Path, full: bool, checked: Any) -> str:
-    """The text of README.md."""
+def example(run: TrainedRun, export: Path) -> str:
+    """The lines of the card that load the model, ready to be run on this machine."""
+    values = _example_values(run, export)
+    return str(_templates().get_template("example.py.jinja").render(**values | {"source": values["here"]}))
+
+
+def _templates() -> Any:
     import jinja2
 
-    folder, config, recipe = run.folder, run.config, run.recipe
-    record = folder.record()
-    path = folder.path / "scores.json"
-    splits = read_json(path)["splits"] if path.exists() else {}
-    base, data = base_of(config), data_of(config, record)
-    adapter = is_adapter(export)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -100,22 +101,35 @@ def render(run: TrainedRun, export: Path, full: bool, checked: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"words": words, "code": code, "literal": repr, "interval": _interval}
-    page = environment.get_template("card.md.jinja").render(
-        front=front_matter(run, base, data, splits, adapter),
-        run=folder.path.name,
-        recipe_name=config.recipe,
-        base=base,
-        data=data,
-        splits=splits,
-        better=recipe.better,
-        record=record,
-        settings=_settings(config),
-        config=config,
-        adapter=adapter,
-        merged=bool(config.adapter.lora_rank) and not adapter,
-        full=full,
-        checked=checked,
-        **_example_values(recipe, config, export, adapter),
+    return environment
+
+
+def render(run: TrainedRun, export: Path, full: bool, checked: Any) -> str:
+    """The text of README.md."""
+    folder, config, recipe = run.folder, run.config, run.recipe
+    record = folder.record()
+    path = folder.path / "scores.json"
+    splits = read_json(path)["splits"] if path.exists() else {}
+    base, data = base_of(config), data_of(config, record)
+    adapter = is_adapter(export)
+    page = (
+        _templates()
+        .get_template("card.md.jinja")
+        .render(
+            front=front_matter(run, base, data, splits, adapter),
+            run=folder.path.name,
+            recipe_name=config.recipe,
+            base=base,
+            data=data,
+            splits=splits,
+            better=recipe.better,
+            record=record,
+            settings=_settings(config),
+            merged=bool(config.adapter.lora_rank) and not adapter,
+            full=full,
+            checked=checked,
+            **_example_values(run, export),
+        )
     )
     return page.encode("utf-8", "replace").decode()
 
@@ -162,8 +176,9 @@ def _settings(config: Config) -> dict[str, Any]:
     return flat
 
 
-def _example_values(recipe: Recipe, config: Config, export: Path, adapter: bool) -> dict[str, Any]:
+def _example_values(run: TrainedRun, export: Path) -> dict[str, Any]:
     """What the example in the card needs to know of the model."""
+    recipe, config, adapter = run.recipe, run.config, is_adapter(export)
     task = open_task(config, export)
     specials = text.specials_of(task.tokenizer)
     example = _example(recipe, config)
@@ -171,7 +186,7 @@ def _example_values(recipe: Recipe, config: Config, export: Path, adapter: bool)
     loader = backbone.AUTO_CLASSES[task.kind]
     quantization = adapters.quantization(config.adapter, config.optim.precision) if adapter else None
     known = quantization.to_diff_dict() if quantization is not None else {}
-    source = base_of(config).hub_id or config.model.model
+    hub_id = base_of(config).hub_id
     labels = len(recipe.labels)
     return {
         "task": recipe.task,
@@ -186,7 +201,12 @@ def _example_values(recipe: Recipe, config: Config, export: Path, adapter: bool)
         "question_template": getattr(task, "question", "{}"),
         "labels": recipe.labels[: len(example["options"])] if "options" in example else recipe.labels,
         "one_output": labels == 2,
-        "source": source,
+        "config": config,
+        "adapter": adapter,
+        "hub_id": hub_id,
+        "source": hub_id or Path(config.model.model).name,
+        "here": task.described.source,
+        "commit": task.described.commit,
         "quantization": {key: value for key, value in known.items() if key != "quant_method"},
     }
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import safetensors
 
 from lib.base.exits import CheckError, RepeatsError
-from lib.base.files import Lock, fsync_folder, read_json, write_text
+from lib.base.files import Lock, fsync_folder, read_json, read_lines, write_text
 from lib.base.source_code import ROOT
 from lib.config import Config
 from lib.evaluation.trained import TrainedRun
@@ -37,6 +37,16 @@ Base = Literal["dequantized", "full"]
 # Measured on stories260K, trained at a learning rate of 0.01 on sample rows: float32 1.7e-6 with nf4, 3e-7
 # without; bfloat16 0.0063 and int8 0.0043 over long options (science_exam), 0.0005 and 0.0002 over boolq.
 SAME, FLOAT32, ROUNDED = 1e-6, 1e-4, 0.03
+FEW = 3  # rows for the card's lines, which answer one at a time
+# Runs the lines, as they stand, in the folder they are of, and asks their function for some rows.
+RUNNER = """
+import contextlib, io, json, sys
+lines, rows = json.load(sys.stdin)
+names = {}
+with contextlib.redirect_stdout(io.StringIO()):
+    exec(lines, names)
+print(json.dumps([names["probabilities"](**row) for row in rows]))
+"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ def export(path: Path, out: Path, adapter_only: bool, base: Base | None, check: 
     with _beside(out) as beside:
         _write(run, beside, adapter_only, base == "full")
         checked = None if rows is None else _check(run, beside, rows, base == "full")
+        if checked is not None and checked.bound is not None:
+            _check_lines(run, beside, rows or [])
         write_text(beside / "README.md", card.render(run, beside, base == "full", checked))
         _place(beside, out)
     return checked
@@ -198,6 +210,44 @@ def _check(run: TrainedRun, beside: Path, rows: list[Any], full: bool) -> Checke
             "was exported; score the run again with scripts/evaluate.py to see whether it still says the same"
         )
     return checked
+
+
+def _check_lines(run: TrainedRun, beside: Path, rows: list[Any]) -> None:
+    """Run the card's own lines on a few rows, without the project. Raises CheckError when they cannot be run
+    or say something else than the run did."""
+    asked = (
+        "texts",
+        "question",
+        "options",
+        *(["context"] if getattr(run.config.task, "prompt", True) else []),
+    )
+    few = rows[:FEW]
+    words = [{key: row[key] for key in asked if key in row} for row in few]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", RUNNER],
+        input=json.dumps([card.example(run, beside), words]),
+        capture_output=True,
+        text=True,
+        cwd=beside,
+    )
+    if done.returncode:
+        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise CheckError(f"the card's own lines cannot be run, so nothing was exported:\n{last}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    stored = {row["id"]: row["probabilities"] for row in read_lines(run.folder.predictions("test"))}
+    pairs = [
+        pair
+        for row, said in zip(few, found, strict=True)
+        for pair in zip(said, stored[row["id"]], strict=True)
+    ]
+    largest = max(abs(first - second) for first, second in pairs)
+    exact = read_json(run.folder.path / "scores.json")["precision"] == "fp32"
+    limit = FLOAT32 if exact and run.config.adapter.quantize != "int8" else ROUNDED
+    if not largest <= limit:
+        raise CheckError(
+            f"the card's own lines say something else than the run did: probabilities differ by up to "
+            f"{largest:.3g}, at most {limit:g} is allowed. Nothing was exported"
+        )
 
 
 def _place(beside: Path, out: Path) -> None:
