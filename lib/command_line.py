@@ -15,6 +15,7 @@ from tyro.conf import FlagCreatePairsOff as FlagCreatePairsOff  # for scripts
 from tyro.conf import OmitArgPrefixes as OmitArgPrefixes
 from tyro.conf import Positional as Positional
 
+from lib import other_flags
 from lib.base import ranks
 from lib.config import ChooseConfig, Config
 from lib.config_keys import leaves, with_values
@@ -32,7 +33,9 @@ def options(kind: type[T], description: str | None) -> T:
 
 
 def over(default: T, argv: list[str], program: str, description: str | None = None) -> T:
-    """The words of a script with a recipe over that recipe's values; exits 2 on typos."""
+    """The words of a script with a recipe over that recipe's values; exits 2 on typos. Raises ValueError for
+    flags of other tools."""
+    other_flags.refuse(argv)
     return tyro.cli(type(default), default=default, args=argv, prog=program, description=description)
 
 

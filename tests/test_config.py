@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lib import command_line, config_keys
+from lib import command_line, config_keys, other_flags
 from lib import config as configs
 from lib import recipe as recipes
 from lib.config import ChooseConfig, Config, PairConfig, TaskConfig
@@ -339,3 +339,21 @@ def test_words_are_the_inverse_of_the_command_line(line: str, name: str) -> None
     words = command_line.words(config, own)
     assert command_line.parse(own, words, "test") == config
     assert len(words) <= len(flags) + 2  # --devices 1, which smoke fixes
+
+
+def test_flags_of_other_tools_are_answered_by_ours() -> None:
+    words = ["--learning-rate", "1e-3", "--per_device_train_batch_size=8", "--load_in_4bit", "--lr", "1e-4"]
+    with pytest.raises(ValueError) as refused:
+        command_line.parse(Config(recipe="arena"), words, "test")
+    assert str(refused.value).splitlines() == [
+        "--learning-rate: here it is --lr",
+        "--per_device_train_batch_size: here it is --batch (rows per optimizer step, over all devices)",
+        "--load_in_4bit: here it is --quantize nf4",
+    ]
+
+
+def test_no_flag_of_ours_is_taken_for_one_of_others_and_those_named_exist() -> None:
+    ours = {key.rpartition(".")[2].replace("_", "-") for key in config_keys.leaves(Config(recipe="arena"))}
+    assert not ours & other_flags.NAMES.keys()
+    named = {re.match(r"--([a-z-]+)", text)[1] for text in other_flags.NAMES.values()}  # type: ignore[index]
+    assert named <= ours

@@ -39,6 +39,7 @@ LAYERS = (
     ("lib.recipe",),
     ("lib.process",),
     ("lib.command_line",),
+    ("lib.other_flags",),
     ("lib.config", "lib.config_keys"),
     ("lib.base",),
 )

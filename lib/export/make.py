@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import safetensors
 
+from lib.answers import load as answers_of
 from lib.base.exits import CheckError, RepeatsError
 from lib.base.files import Lock, fsync_folder, read_json, read_lines, write_text
 from lib.base.source_code import ROOT
@@ -41,11 +42,11 @@ FEW = 3  # rows for the card's lines, which answer one at a time
 # Runs the lines, as they stand, in the folder they are of, and asks their function for some rows.
 RUNNER = """
 import contextlib, io, json, sys
-lines, rows = json.load(sys.stdin)
+lines, function, rows = json.load(sys.stdin)
 names = {}
 with contextlib.redirect_stdout(io.StringIO()):
     exec(lines, names)
-print(json.dumps([names["probabilities"](**row) for row in rows]))
+print(json.dumps([names[function](**row) for row in rows]))
 """
 
 
@@ -225,7 +226,7 @@ def _check_lines(run: TrainedRun, beside: Path, rows: list[Any]) -> None:
     words = [{key: row[key] for key in asked if key in row} for row in few]
     done = subprocess.run(
         [sys.executable, "-I", "-c", RUNNER],
-        input=json.dumps([card.example(run, beside), words]),
+        input=json.dumps([card.example(run, beside), "probabilities", words]),
         capture_output=True,
         text=True,
         cwd=beside,
@@ -234,13 +235,12 @@ def _check_lines(run: TrainedRun, beside: Path, rows: list[Any]) -> None:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise CheckError(f"the card's own lines cannot be run, so nothing was exported:\n{last}")
     found = json.loads(done.stdout.splitlines()[-1])
-    stored = {row["id"]: row["probabilities"] for row in read_lines(run.folder.predictions("test"))}
-    pairs = [
-        pair
+    stored = {row["id"]: row for row in read_lines(run.folder.predictions("test"))}
+    answers = answers_of(run.recipe)
+    largest = max(
+        answers.distance({**stored[row["id"]], "probabilities": said}, stored[row["id"]])
         for row, said in zip(few, found, strict=True)
-        for pair in zip(said, stored[row["id"]], strict=True)
-    ]
-    largest = max(abs(first - second) for first, second in pairs)
+    )
     exact = read_json(run.folder.path / "scores.json")["precision"] == "fp32"
     limit = FLOAT32 if exact and run.config.adapter.quantize != "int8" else ROUNDED
     if not largest <= limit:
