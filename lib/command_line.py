@@ -8,12 +8,12 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 from tyro.conf import FlagCreatePairsOff as FlagCreatePairsOff  # for scripts
-from tyro.conf import OmitArgPrefixes as OmitArgPrefixes
 from tyro.conf import Positional as Positional
+from tyro.conf import arg
 
 from lib import other_flags
 from lib.base import ranks
@@ -21,6 +21,7 @@ from lib.config import ChooseConfig, Config
 from lib.config_keys import leaves, with_values
 
 T = TypeVar("T")
+Unnamed = Annotated[T, arg(name="")]  # a part of a script's options whose flags are flat words
 MOST_THREADS = 1024  # beyond this a process is refused more of them by the system
 
 
@@ -101,7 +102,7 @@ def smoke(config: Config) -> Config:
     steps."""
     replace = dataclasses.replace
     # a toy's tokens are bytes
-    data = replace(config.data, data="sample", sample_rows=160, max_cut=1.0)
+    data = replace(config.data, data="sample", sample_rows=160, max_cut=1.0, columns=None)
     task = config.task
     if isinstance(task, ChooseConfig):  # the sample's rows have their contexts
         task = replace(task, index=None, context="auto")

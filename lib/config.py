@@ -21,6 +21,8 @@ class DataConfig:
     """Branch, tag or commit of a hub data set. None: what the recipe pins, else `main`."""
     sample_rows: int = 1000
     """How many rows `--data sample` generates."""
+    columns: str | None = None
+    """What the rows call the recipe's columns, where they have other names: question=q,passage=text."""
     max_rows: int | None = None
     """Use only the first rows of each split. None: all."""
     max_rejected: float = 0.01

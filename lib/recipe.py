@@ -8,6 +8,7 @@ import importlib
 import json
 import math
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from lib.base.console import in_columns
 from lib.config import Config
 from lib.config_keys import nearest
 
@@ -141,6 +143,20 @@ def names() -> list[str]:
     import lib.recipes
 
     return sorted(module.name for module in pkgutil.iter_modules(lib.recipes.__path__))
+
+
+def described(script: str | None, argv: Sequence[str]) -> str | None:
+    """The words of a script that takes a recipe; when --help is asked for, with every recipe and its
+    columns."""
+    if script is None or not {"-h", "--help"} & set(argv):
+        return script
+    lines = ["Recipes, and the columns of their rows (the flags below are of the one that is typed first):"]
+    for name in names():
+        recipe = load(name)
+        says = (sys.modules[f"lib.recipes.{name}"].__doc__ or "").partition("\n")[0]
+        lines += [f"    {name:13} {says}"]
+        lines += [f"    {'':13}   {', '.join(form)}" for form in recipe.columns]
+    return "\n".join([script.rstrip(), "", in_columns("\n".join(lines), 79)])
 
 
 def load(name: str) -> Recipe:

@@ -91,7 +91,8 @@ def _train(config: Config, recipe: Recipe, world: World, command: Sequence[str])
     config = resume.settled(config, prepared.model_commit, **optim)
     job = Job(config, recipe, folder, world, Tracker(folder.path, config.tracking, world))
     try:
-        for line in (f"run folder {folder.path} (report.html in it when done)", str(world), *prepared.facts):
+        job.tracker.log(f"run folder {folder.path}")  # prepare spoke it, before the rows were read
+        for line in (str(world), *prepared.facts):
             job.tracker.say(line)
         _to_the_end(job, Encoded(Path(prepared.encoded)), prepared.begin)
     except BaseException as error:
@@ -105,7 +106,7 @@ def _train(config: Config, recipe: Recipe, world: World, command: Sequence[str])
 def _say_how_it_ended(job: Job, error: BaseException) -> None:
     code = code_of(error)
     job.write_status(phase="ended", exit_code=code)
-    job.tracker.say(f"run {job.folder.path} ends with exit code {code}: {error}")
+    job.tracker.log(f"run {job.folder.path} ends with exit code {code}: {error}")  # exits.run speaks it
     if code == CRASHED:
         job.tracker.log(traceback.format_exc())
     if job.world.is_main and code == BAD_INPUT and not job.folder.checkpoints.exists():
@@ -236,4 +237,5 @@ def _finish(job: Job, encoded: Encoded, progress: Progress) -> None:
     folder.write_record(training_seconds=progress.seconds, peak_gib=memory.peak_gib(job.world.device))
     report = write_report(folder, examples)
     folder.write_status(phase="done", step=progress.step, exit_code=DONE)
+    tracker.say_where()
     tracker.say(f"done in {clock(progress.seconds)} of training; report: {report}")

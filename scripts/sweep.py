@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib import recipe
 from lib.base import exits
-from lib.command_line import OmitArgPrefixes, over, settled, split_recipe
+from lib.command_line import Unnamed, over, settled, split_recipe
 from lib.config import Config
 
 
@@ -25,14 +25,14 @@ class Options:
     "log_uniform_values"}, "batch": {"values": [16, 32]}}}. None: the learning rate, a tenth to ten times."""
     trials: int | None = None
     """How many trials there are in the end. None: the file's run_cap, else 20 (3 with --smoke)."""
-    config: OmitArgPrefixes[Config]
+    config: Unnamed[Config]
 
 
 def main() -> int:
     """Parse and check first, so that --help and mistakes need no torch."""
     name, argv = split_recipe(sys.argv[1:])
     default = recipe.load(name).config
-    asked = over(Options(config=default), argv, f"sweep.py {name}", __doc__)
+    asked = over(Options(config=default), argv, f"sweep.py {name}", recipe.described(__doc__, argv))
     config = settled(asked.config, default)
     from lib.sweep import space
 

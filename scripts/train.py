@@ -21,12 +21,15 @@ from lib.command_line import parse, split_recipe
 def main() -> int:
     """Parse first, so that --help and typos need no torch."""
     name, argv = split_recipe(sys.argv[1:])
-    config = parse(recipe.load(name).config, argv, f"scripts/train.py {name}", __doc__)
+    config = parse(recipe.load(name).config, argv, f"train.py {name}", recipe.described(__doc__, argv))
+    mine = ranks.of_environment()
+    if mine is None:
+        speak(f"{name}: {config.model.model} on {config.data.data}; it takes some seconds to start")
     from lib import run
     from lib.launching.start import once
     from lib.process import dist
 
-    if (mine := ranks.of_environment()) is not None:
+    if mine is not None:
         if config.compute.devices not in (None, mine.local_size):
             raise ValueError(
                 f"--devices {config.compute.devices}, but this process was started as one of "

@@ -341,6 +341,14 @@ def test_words_are_the_inverse_of_the_command_line(line: str, name: str) -> None
     assert len(words) <= len(flags) + 2  # --devices 1, which smoke fixes
 
 
+def test_help_lists_the_recipes_and_their_columns() -> None:
+    words = recipes.described("Train.", ["--help"]) or ""
+    assert all(f"\n    {name} " in words for name in recipes.names())
+    assert "question, passage, answer" in words and "question_stem, choices, answerKey" in words
+    assert max(map(len, words.splitlines())) <= 79
+    assert recipes.described("Train.", ["--lr", "1"]) == "Train."
+
+
 def test_flags_of_other_tools_are_answered_by_ours() -> None:
     words = ["--learning-rate", "1e-3", "--per_device_train_batch_size=8", "--load_in_4bit", "--lr", "1e-4"]
     with pytest.raises(ValueError) as refused:

@@ -2,6 +2,8 @@
 
 import os
 import pty
+import re
+import signal
 import subprocess
 import sys
 import termios
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.base.console import Meter
+from lib.base.console import Meter, in_columns
 from lib.base.files import write_csv, write_text
 from tests.tools import ROOT, SHORT, only_run, start, status
 
@@ -25,6 +27,18 @@ def test_printing_into_a_closed_pipe_is_no_error_and_python_ends_with_0() -> Non
     assert process.stdout is not None
     process.stdout.close()
     assert process.wait(60) == 0
+
+
+def test_a_long_line_is_broken_between_words_and_what_is_typed_again_is_not() -> None:
+    line = "  one two three /a/path/that-is/longer_than_the_line --a-flag"
+    # 12 columns: "  one two" (9) has no room for three; what follows stands two letters further in
+    assert in_columns(line, 12).splitlines() == [
+        "  one two",
+        "    three",
+        "    /a/path/that-is/longer_than_the_line",
+        "    --a-flag",
+    ]
+    assert in_columns("short\n\n  kept   as it is", 20) == "short\n\n  kept   as it is"
 
 
 class Clock:
@@ -72,7 +86,7 @@ def test_a_meter_keeps_silent_between_two_lines_and_where_it_is_not_shown(
 
 BAR = """
 import time
-from lib.base.console import Meter
+from lib.base.console import Meter, in_columns
 from lib.base.files import write_csv, write_text
 with Meter(3, "rows") as meter:
     time.sleep(0.2)  # tqdm draws ten times a second at most
@@ -99,6 +113,26 @@ def test_on_a_terminal_a_meter_is_a_bar_and_lines_stand_above_it() -> None:
     assert "2/3 [" in seen and "s left" not in seen  # no lines of its own
     assert "\ra line above it\r\n" in seen  # the bar had made room
     assert not "".join(seen.split("\r")[-2:]).strip()  # at the end it is gone
+
+
+def test_a_run_fits_a_terminal_of_80_and_says_something_at_once(tmp_path: Path) -> None:
+    """Two ranks, stopped by Ctrl-C: no line is wider, and the stop is said once, by nobody but us."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 80))
+    words = ["arena", *LONG, "--devices", "2", "--runs-dir", str(tmp_path), "--log-every", "1"]
+    process = start(*words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    os.close(slave)
+    seen = ""
+    while " 3/1" not in seen:
+        seen += os.read(master, 4096).decode()
+    os.killpg(process.pid, signal.SIGINT)
+    seen += "".join(pieces_of(master))
+    assert process.wait(60) == 75
+    lines = re.split(r"\r\n|\r", re.sub(r"\x1b\[\w", "", seen))
+    wide = [line for line in lines if len(line) > 79 and str(tmp_path) not in line]
+    assert not wide, wide
+    assert lines[0].startswith("arena: tiny on sample") and "run folder" in lines[1]
+    assert seen.count("stopped: ") == 1 and "death signal" not in seen and "goes on from there" in seen
 
 
 def test_a_terminal_that_hangs_up_saves_the_run(tmp_path: Path) -> None:

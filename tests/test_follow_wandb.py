@@ -17,6 +17,8 @@ from lib.tracking import artifact, follow_wandb
 class Board:
     """Keeps what it is told."""
 
+    url, dir = "https://wandb.example/run", "/runs/one/wandb/run-one/files"
+
     def __init__(self) -> None:
         self.logged: list[tuple[int | None, dict[str, Any]]] = []
         self.began: dict[str, Any] = {}
@@ -81,6 +83,8 @@ def test_lines_are_handed_over_whole_in_order_and_to_the_last(
     ]
     assert (board.best, board.finished) == (1, 1)
     assert board.began["id"] == folder.name and board.began["mode"] == "offline"
+    where = json.loads((folder / follow_wandb.WHERE).read_text())
+    assert where == {"url": board.url, "folder": "/runs/one/wandb/run-one"}
 
 
 @pytest.mark.parametrize("exit_code", [75, 4])

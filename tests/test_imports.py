@@ -33,6 +33,7 @@ LAYERS = (
     ("lib.models",),
     ("lib.recipes",),
     ("lib.data", "lib.corpus.sources", "lib.corpus.splits", "lib.corpus.doubles"),
+    ("lib.corpus.columns",),
     ("lib.corpus.readers",),
     ("lib.answers",),
     ("lib.reports.page",),

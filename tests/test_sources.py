@@ -254,6 +254,50 @@ def test_a_missing_column_is_named_beside_those_there_are(tmp_path: Path) -> Non
         load(tmp_path / "rows.csv")
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_columns_may_have_other_names(name: str, tmp_path: Path) -> None:
+    """Also when two trade places, and when a file has another column of that name."""
+    content = (
+        b"q,label,text\none,x,old\n" if name == "rows.csv" else b'{"q": "one", "label": "x", "text": "old"}\n'
+    )
+    read(tmp_path, name, content)
+    config = DataConfig(data=str(tmp_path / name), columns="text=q, label = text")
+    (row,) = sources.load(config, dataclasses.replace(PAIR, label_columns=("label",))).splits["train"]
+    assert row.values == {"text": "one", "label": "old"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ("text=nowhere", "--columns names nowhere, which .* lacks; it has label, text"),
+        ("text", "'text' is no pair; type it like question=q,passage=text"),
+        ("text=", "is no pair"),
+        ("text=label,text=text", "text stands there twice"),
+    ],
+)
+def test_columns_that_cannot_be_are_refused(columns: str, words: str, tmp_path: Path) -> None:
+    read(tmp_path, "rows.csv", b"text,label\n1,2\n")
+    with pytest.raises(ValueError, match=words):
+        sources.load(
+            DataConfig(data=str(tmp_path / "rows.csv"), columns=columns),
+            dataclasses.replace(PAIR, label_columns=("label",)),
+        )
+    with pytest.raises(ValueError, match="the sample has the recipe's names"):
+        sources.load(
+            DataConfig(data="sample", columns="text=label"),
+            dataclasses.replace(PAIR, label_columns=("label",)),
+        )
+
+
+def test_an_answer_that_is_not_there_yet_needs_no_column(tmp_path: Path) -> None:
+    read(tmp_path, "rows.csv", b"q\none\n")
+    config = DataConfig(data=str(tmp_path / "rows.csv"), columns="text=q,label=l")
+    (row,) = sources.load(
+        config, dataclasses.replace(PAIR, label_columns=("label",)), with_label=False
+    ).splits["train"]
+    assert row.values == {"text": "one"}
+
+
 def test_a_folder_has_one_file_a_split_and_others_are_ignored(tmp_path: Path) -> None:
     read(tmp_path, "train.csv", b"text,label\n1,2\n")
     read(tmp_path, "validation.jsonl", b'{"text": 3, "label": 4}\n{"text": 5}\n')

@@ -555,6 +555,7 @@ class Service:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, service: Service) -> None:
     wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_API_KEY", "somebody is logged in")
     for name in ("sweep", "agent", "init"):
         monkeypatch.setattr(wandb, name, getattr(service, name))
 

@@ -47,7 +47,7 @@ def test_a_line_is_about_the_steps_since_the_last_one(
     ]
     # step 2 took 1 s and step 3 1.5 s: 16 rows and 180 tokens of 200 in 2.5 s; four more take 5 s
     named = dict(zip(COLUMNS, printed[1], strict=True))
-    assert (named["rows/s"], named["tokens/s"], named["padding"], named["left"]) == (
+    assert (named["rows/s"], named["tokens/s"], named["pad"], named["left"]) == (
         "6.4",
         "72",
         "10.0%",

@@ -1,7 +1,9 @@
 """What people see. A console that goes away (a closed terminal, a broken pipe) never ends a run."""
 
 import os
+import shutil
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from typing import Any, TextIO
@@ -36,8 +38,33 @@ class Steady:
 
 
 def speak(text: str, stream: TextIO | None = None) -> None:
-    """Print a line, to stdout if nothing else is said."""
-    print(text, file=Steady(stream or sys.stdout), flush=True)
+    """Print a line, to stdout if nothing else is said; on a terminal broken between words."""
+    stream = stream or sys.stdout
+    if stream.isatty():
+        text = in_columns(text, shutil.get_terminal_size().columns - 1)
+    print(text, file=Steady(stream), flush=True)
+
+
+def in_columns(text: str, width: int) -> str:
+    """Lines of at most `width` letters where words are no longer, broken ones going on two letters further
+    in."""
+
+    def broken(line: str) -> list[str]:
+        if len(line) <= width:
+            return [line]
+        indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+        # a path or a flag is typed again: never broken
+        return textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=indent,
+            expand_tabs=False,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+    return "\n".join(part for line in text.split("\n") for part in broken(line))
 
 
 class Meter:

@@ -12,13 +12,13 @@ from typing import Any
 from lib.base import hub
 from lib.base.files import sha256_of
 from lib.config import DataConfig
+from lib.corpus import columns
 from lib.corpus.readers import SUFFIXES, RawRow, Rejected, named_classes, read_file
-from lib.recipe import Recipe, Row
+from lib.recipe import Recipe
 
 SAMPLE_SEED = 0  # not the run's: two seeds of one experiment train on the same rows
 SPLITS = ("train", "validation", "test")
 NAMES = {"validation": ("validation", "valid", "val", "dev")}  # what files of a folder are called
-Forms = tuple[tuple[str, ...], ...]  # sets of columns, of which every row must have one
 
 
 @dataclass
@@ -32,21 +32,32 @@ class Source:
     """The resolved commit of a hub data set."""
     files: dict[str, str] = field(default_factory=dict)
     """File name -> sha256 of its bytes."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Split -> where its rows come from, for people."""
 
 
 def load(config: DataConfig, recipe: Recipe, with_label: bool = True) -> Source:
     """Read what `config.data` names. Raises ValueError for anything a user can cause."""
     path = Path(config.data)
-    answers = () if with_label else recipe.label_columns
-    forms = tuple(tuple(column for column in form if column not in answers) for form in recipe.columns)
+    names = columns.mapping(config.columns)
     if config.data == "sample":
+        if names:
+            raise ValueError(f"--columns {config.columns}: the sample has the recipe's names; leave it out")
         rows = recipe.sample(config.sample_rows, SAMPLE_SEED)
         return Source("sample", {"train": [RawRow(f"sample row {i}", row) for i, row in enumerate(rows)]})
     if path.is_dir():
-        return _load_files(config.data, _files_of_folder(path), forms)
-    if path.exists() or path.suffix.lower() in SUFFIXES:
-        return _load_files(config.data, {"train": path}, forms)
-    return _load_hub(config, recipe, forms)
+        source = _load_files(config.data, _files_of_folder(path))
+    elif path.exists() or path.suffix.lower() in SUFFIXES:
+        source = _load_files(config.data, {"train": path})
+    else:
+        source = _load_hub(config, recipe)
+    answers = () if with_label else recipe.label_columns
+    forms = tuple(tuple(column for column in form if column not in answers) for form in recipe.columns)
+    for split, raw in source.splits.items():
+        where = source.places[split]
+        source.splits[split] = columns.renamed(where, raw, names, answers) if names else raw
+        columns.require(where, source.splits[split], forms)
+    return source
 
 
 def sums(data: str) -> dict[str, str] | None:
@@ -84,30 +95,17 @@ def _files_of_folder(folder: Path) -> dict[str, Path]:
     return by_split
 
 
-def _load_files(name: str, files: dict[str, Path], forms: Forms) -> Source:
+def _load_files(name: str, files: dict[str, Path]) -> Source:
     source = Source(name, {})
     for split, file in files.items():
         rows, rejected = read_file(file)
-        _require_columns(str(file), [row.values for row in rows], forms)
-        source.splits[split] = rows
+        source.splits[split], source.places[split] = rows, str(file)
         source.rejected += rejected
         source.files[file.name] = sha256_of(file)
     return source
 
 
-def _require_columns(name: str, rows: list[Row], forms: Forms) -> None:
-    """A column that no row has is missing from the file; one that some rows lack is those rows' fault."""
-    seen: set[str] = set().union(*(row.keys() for row in rows[:1000]))
-    missing = min(([column for column in form if column not in seen] for form in forms), key=len)
-    if rows and missing:
-        raise ValueError(
-            f"{name} lacks the column {', '.join(missing)}; it has "
-            f"{', '.join(sorted(map(str, seen))) or 'none'}; "
-            f"needed are {' -- or '.join(', '.join(form) for form in forms)}"
-        )
-
-
-def _load_hub(config: DataConfig, recipe: Recipe, forms: Forms) -> Source:
+def _load_hub(config: DataConfig, recipe: Recipe) -> Source:
     """A data set of the Hugging Face hub at a resolved commit."""
     if config.data.count("/") > 1 or config.data.startswith((".", "/", "~")):
         raise ValueError(f"{config.data} does not exist; --data takes a file, a folder, a hub id or sample")
@@ -143,8 +141,7 @@ def _load_hub(config: DataConfig, recipe: Recipe, forms: Forms) -> Source:
             RawRow(f"{config.data}/{split}:{i}", named_classes(dict(row), classes))
             for i, row in enumerate(loaded[split])
         ]
-        _require_columns(f"{config.data}/{split}", [row.values for row in rows], forms)
-        source.splits[split] = rows
+        source.splits[split], source.places[split] = rows, f"{config.data}/{split}"
     if "train" not in source.splits:
         raise ValueError(f"hub data set {config.data} has no split train; it has {', '.join(loaded)}")
     return source

@@ -86,9 +86,12 @@ class TrainedRun:
         self._check(corpus.fingerprints())
         return corpus
 
-    def other_rows(self, data: str, with_label: bool) -> Corpus:
-        """Rows that the run has never seen, all in one split. Raises ValueError."""
+    def other_rows(self, data: str, with_label: bool, columns: str | None = None) -> Corpus:
+        """Rows that the run has never seen, all in one split. `columns`: what these call theirs (None: as the
+        run's do). Raises ValueError."""
         config = replace(self.config.data, data=data)
+        if columns is not None:
+            config = replace(config, columns=columns)
         return Corpus.read(config, self.recipe, with_label).whole()
 
     def index(self) -> Index | None:

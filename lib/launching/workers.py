@@ -21,8 +21,9 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # a worker's end is told by its exit code and by its own words
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+    # a worker's end is told by its exit code and by its own words, a signal by those who heard it
+    for name in ("multiprocessing.api", "agent.server.api"):
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         run_id=f"{script.stem}-{os.getpid()}",
         min_nodes=1,

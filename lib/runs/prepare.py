@@ -20,6 +20,7 @@ from lib.runs import record, resume
 from lib.runs.folder import RunFolder
 from lib.runs.reading import Read, Reader
 from lib.task import Task
+from lib.tracking import login
 from lib.training import checkpoint, optim
 
 
@@ -49,6 +50,8 @@ def prepare(
 ) -> tuple[RunFolder, Read, Prepared]:
     """The locked folder, the rows, and the facts. `command` is kept in run.json. A new run that is
     refused leaves nothing behind but its rejected rows."""
+    if config.tracking.wandb == "online":
+        login.require_key()
     decision = resume.decide(config)
     begun = _begun(decision.folder)
     settled = resume.settled(config, model_commit=begun.get("model_commit"))
@@ -60,6 +63,7 @@ def prepare(
         folder.lock()
         if folder.config().data.data != config.data.data:
             resume.settle_at(folder, config.data.data)
+    speak(f"run folder {folder.path} (report.html in it when done)")
     try:
         if decision.folder is None:
             folder.write_config(config)

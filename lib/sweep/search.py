@@ -17,6 +17,7 @@ from lib.base.exits import StoppedError
 from lib.config import Config
 from lib.sweep.folder import SweepFolder, Trial
 from lib.sweep.space import MOST_COMBINATIONS, Parameter, Space, taken
+from lib.tracking import login
 from lib.tracking.artifact import project_of
 
 FIRST_RANDOM = 5  # trials before TPE has something to go by
@@ -34,6 +35,7 @@ class Search(Protocol):
 
 def make(config: Config, space: Space, folder: SweepFolder, give_up: Callable[[], None]) -> Search:
     if config.tracking.wandb == "online":
+        login.require_key()
         return WandbSearch(config, space, folder, give_up)
     return TpeSearch(space, config.optim.seed)
 

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lib.base.files import write_json
 from lib.tracking import artifact
 
 POLL_S = 2.0
+WHERE = "wandb.json"  # in the run folder: where the run is there
 
 
 def _alive(pid: int) -> bool:
@@ -51,6 +53,7 @@ def main(folder: Path, mode: str) -> None:
         resume="allow" if mode == "online" else None,
         settings=wandb.Settings(console="off", disable_git=True, save_code=False, x_disable_stats=True),
     )
+    write_json(folder / WHERE, {"url": run.url, "folder": str(Path(run.dir).parent)})
     with (folder / "metrics.jsonl").open() as file:
         while True:
             ended = _ended(folder)  # asked before reading, so that nothing written before the end is missed

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from lib.base.console import Meter, speak
-from lib.base.files import read_lines, write_lines
+from lib.base.files import read_json, read_lines, write_lines
 from lib.config import TrackingConfig
 from lib.process.world import World
+from lib.tracking import follow_wandb
 from lib.training.memory import peak_gib
 
-COLUMNS = ("step", "epoch", "loss", "lr", "grad", "rows/s", "tokens/s", "padding", "GiB", "left")
-WIDTHS = (13, 7, 9, 9, 8, 8, 9, 8, 6, 9)
+COLUMNS = ("step", "epoch", "loss", "lr", "grad", "rows/s", "tokens/s", "pad", "GiB", "left")
+WIDTHS = (11, 6, 8, 9, 8, 7, 9, 6, 6, 8)  # 78 in all: a terminal of 80 would break longer lines
 
 
 def clock(seconds: float) -> str:
@@ -39,6 +40,7 @@ class Tracker:
         self._meter: Meter | None = None
         self._warned = False
         self._follower: subprocess.Popen[bytes] | None = None
+        self._said_where = False
         self._since: list[dict[str, Any]] = []
 
     @staticmethod
@@ -92,6 +94,7 @@ class Tracker:
         """After each optimizer step: record it, and now and then print a line over the steps since the last
         one."""
         self.record("train", **values)
+        self._say_where()
         self._since.append(values)
         step = values["step"]
         if self._meter is not None:
@@ -135,6 +138,7 @@ class Tracker:
 
     def _follow(self) -> None:
         """wandb in a process of its own: its start can block for 90 s, and it may never be reachable."""
+        (self.folder / follow_wandb.WHERE).unlink(missing_ok=True)  # of before a stop
         with (self.folder / "wandb.log").open("ab") as log:
             self._follower = subprocess.Popen(
                 [
@@ -150,6 +154,21 @@ class Tracker:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def _say_where(self) -> None:
+        """Once, when the follower knows it."""
+        where = self.folder / follow_wandb.WHERE
+        if self._follower is None or self._said_where or not where.is_file():
+            return
+        self._said_where = True
+        place = read_json(where)
+        self.say(f"wandb: {place['url'] or 'offline; wandb sync ' + place['folder'] + ' sends it'}")
+
+    def say_where(self) -> None:
+        """At the end of a run: where it is in wandb, if nobody heard it yet."""
+        self._say_where()
+        if self._follower is not None and not self._said_where:
+            self.say(f"wandb: still on its way; {self.folder / 'wandb.log'} says how it goes")
 
     def close(self) -> None:
         if self._meter is not None:

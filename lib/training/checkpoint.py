@@ -223,7 +223,7 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             and not math.isfinite(tensor.sum().item())
             and not tensor.isfinite().all()
         ):
-            raise RepeatsError(f"{name} holds NaN or infinity; it is not saved. Earlier checkpoints are good")
+            raise RepeatsError(f"{name} holds NaN or infinity, so it is not saved")
     return copies
 
 

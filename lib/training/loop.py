@@ -14,7 +14,7 @@ from lib.job import Job
 from lib.process import dist
 from lib.recipe import Scores
 from lib.task import Task
-from lib.training.checkpoint import Snapshot, Writer
+from lib.training.checkpoint import Snapshot, Writer, newest_step
 from lib.training.engine import Engine, StepResult
 from lib.training.memory import is_out_of_memory
 from lib.training.optim import learning_rate
@@ -225,9 +225,12 @@ def report_skipped(parts: Parts, progress: Progress, step: Step, votes: Votes) -
     parts.job.tracker.say(f"WARNING: step {step.number} skipped on all ranks: {text}")
     parts.job.tracker.record("skipped", step=step.number, reason=text)
     if progress.skipped_in_a_row >= MOST_SKIPPED:
+        parts.writer.wait()  # for one that is on its way to the disk
+        saved = newest_step(parts.writer.checkpoints)
+        kept = "nothing was saved yet" if saved is None else f"the checkpoint of step {saved} is good"
         raise RepeatsError(
             f"{MOST_SKIPPED} steps in a row without a finite gradient, the last one step {step.number}; "
-            "the checkpoints before are good. A lower --lr, --precision fp32, or a look at the rows named "
+            f"{kept}. A lower --lr, --precision fp32, or a look at the rows named "
             "above will help"
         )
 
