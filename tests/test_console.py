@@ -115,11 +115,16 @@ def test_on_a_terminal_a_meter_is_a_bar_and_lines_stand_above_it() -> None:
     assert not "".join(seen.split("\r")[-2:]).strip()  # at the end it is gone
 
 
-def test_a_run_fits_a_terminal_of_80_and_says_something_at_once(tmp_path: Path) -> None:
-    """Two ranks, stopped by Ctrl-C: no line is wider, and the stop is said once, by nobody but us."""
+def test_a_run_fits_a_terminal_of_80_and_says_something_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ranks, stopped by Ctrl-C: no line is wider, the stop is said once, by nobody but us, and nothing is
+    left where temporary files are."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 80))
-    words = ["arena", *LONG, "--devices", "2", "--runs-dir", str(tmp_path), "--log-every", "1"]
+    words = ["arena", *LONG, "--devices", "2", "--runs-dir", str(tmp_path / "runs"), "--log-every", "1"]
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
     process = start(*words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
     seen = ""
@@ -133,6 +138,8 @@ def test_a_run_fits_a_terminal_of_80_and_says_something_at_once(tmp_path: Path) 
     assert not wide, wide
     assert lines[0].startswith("arena: tiny on sample") and "run folder" in lines[1]
     assert seen.count("stopped: ") == 1 and "death signal" not in seen and "goes on from there" in seen
+    left = [path.name for path in (tmp_path / "tmp").iterdir() if path.name != "torchinductor_root"]
+    assert not left, left  # that one is torch's cache
 
 
 def test_a_terminal_that_hangs_up_saves_the_run(tmp_path: Path) -> None:

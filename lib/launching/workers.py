@@ -24,20 +24,22 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
     # a worker's end is told by its exit code and by its own words, a signal by those who heard it
     for name in ("multiprocessing.api", "agent.server.api"):
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
-    config = LaunchConfig(
-        run_id=f"{script.stem}-{os.getpid()}",
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # any free port
-        max_restarts=0,
-        shutdown_timeout=PATIENCE_S,
-        monitor_interval=0.1,
-        logs_specs=DefaultLogsSpecs(),
-    )
-    with tempfile.TemporaryDirectory() as codes:
-        os.environ |= {CODES: codes, STARTED_BY: str(os.getpid())}
+    with tempfile.TemporaryDirectory() as own:
+        config = LaunchConfig(
+            run_id=f"{script.stem}-{os.getpid()}",
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=num_processes,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",  # any free port
+            max_restarts=0,
+            shutdown_timeout=PATIENCE_S,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=f"{own}/logs"),  # else it leaves a folder behind
+        )
+        codes = Path(own) / "codes"
+        codes.mkdir()
+        os.environ |= {CODES: str(codes), STARTED_BY: str(os.getpid())}
         try:
             elastic_launch(config, sys.executable)("-u", str(script), *argv)
         except ChildFailedError as error:
@@ -51,8 +53,8 @@ def launch(script: Path, argv: list[str], num_processes: int) -> int:
     return DONE
 
 
-def _codes_in(codes: str) -> list[int]:
-    texts = (file.read_text() for file in Path(codes).iterdir())
+def _codes_in(codes: Path) -> list[int]:
+    texts = (file.read_text() for file in codes.iterdir())
     return [int(text) for text in texts if text]  # empty: it was killed as it wrote
 
 
