@@ -169,6 +169,22 @@ def test_each_name_of_an_adapter_is_looked_for(llama: str, flags: list[str], sai
         task.checkpoint_bytes()
 
 
+@pytest.mark.parametrize("flag", ["--lora-targets", "--lora-save"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_of_one_of_two_tied_layers_is_refused(tied: bool, flag: str) -> None:
+    import transformers
+
+    config = AdapterConfig(lora_rank=4, **{flag[2:].replace("-", "_"): ("lm_head",)})  # type: ignore[arg-type]
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    of = transformers.LlamaConfig(vocab_size=16, tie_word_embeddings=tied, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(of)
+    if tied:
+        with pytest.raises(ValueError, match=r"lm_head and model\.embed_tokens of this model are one weight"):
+            adapters.add(model, config, seed=0)
+    else:
+        adapters.add(model, config, seed=0)
+
+
 @pytest.mark.parametrize("targets", [["all-linear"], ["q_proj", "v_proj"]])
 def test_blocks_are_found_without_being_told_their_lists_name(llama: str, targets: list[str]) -> None:
     flags = ["--lora-layers", "1", "--lora-targets", *targets]

@@ -111,6 +111,7 @@ def _check(adapter: AdapterConfig, backbone: Any) -> None:
             raise ValueError(f"{flag} {' '.join(nowhere)}: nowhere in this model; it has {', '.join(there)}")
     if both := sorted(set(targets) & set(adapter.lora_save)):
         raise ValueError(f"{both[0]} is in --lora-targets and in --lora-save; it trains whole or by LoRA")
+    _refuse_tied((*targets, *adapter.lora_save), backbone)
     if adapter.lora_layers:
         most = max(len(blocks) for _, blocks in stacks(backbone))
         if beyond := [block for block in adapter.lora_layers if not 0 <= block < most]:
@@ -126,6 +127,21 @@ def _check(adapter: AdapterConfig, backbone: Any) -> None:
                     f"--lora-{flag}-pattern {word}: matches nothing in this model; its layers are "
                     f"{', '.join(_linear_names(backbone))}"
                 )
+
+
+def _refuse_tied(asked: tuple[str, ...], backbone: Any) -> None:
+    """Raises ValueError for an output layer or an embedding that are one weight: what is learned for one of
+    them would be merged into both, so that no export could say what the run said."""
+    parts = backbone.get_output_embeddings(), backbone.get_input_embeddings()
+    if any(part is None for part in parts) or parts[0].weight is not parts[1].weight:
+        return
+    modules = backbone.named_modules(remove_duplicate=False)
+    tied = [name for name, module in modules if module in parts]
+    if words := [word for word in asked if any(f".{name}".endswith(f".{word}") for name in tied)]:
+        raise ValueError(
+            f"{' '.join(words)} in --lora-targets or --lora-save: {' and '.join(sorted(tied))} of this model "
+            "are one weight, so an adapter of one of them cannot be merged; leave it out"
+        )
 
 
 def is_adapted(backbone: Any) -> bool:
