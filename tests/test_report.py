@@ -15,7 +15,7 @@ from lib.base.contents import Summary
 from lib.base.files import read_json, write_json, write_lines
 from lib.config import to_dict
 from lib.recipe import Example, Prediction
-from lib.reports import report, summary
+from lib.reports import curves, report, summary
 from lib.reports.report import write_report
 from lib.runs.folder import RunFolder
 
@@ -301,18 +301,18 @@ def test_other_shapes_of_examples_are_read(folder: RunFolder) -> None:
 def test_smoothing_is_a_mean_around_each_step() -> None:
     values = np.array([0.0, 3.0, 6.0, 9.0])
     # window 3: (0+3)/2, (0+3+6)/3, (3+6+9)/3, (6+9)/2
-    assert report._smoothed(values, 3).tolist() == [1.5, 3.0, 6.0, 7.5]
-    assert report._smoothed(values, 1).tolist() == values.tolist()
+    assert curves._smoothed(values, 3).tolist() == [1.5, 3.0, 6.0, 7.5]
+    assert curves._smoothed(values, 1).tolist() == values.tolist()
 
 
 @pytest.mark.parametrize(
-    "size", [report.MOST_POINTS - 1, report.MOST_POINTS, report.MOST_POINTS + 1, 100_000]
+    "size", [curves.MOST_POINTS - 1, curves.MOST_POINTS, curves.MOST_POINTS + 1, 100_000]
 )
 def test_thinning_keeps_spikes(size: int) -> None:
     values = np.random.default_rng(0).random(size)
     values[size // 3], values[size // 2] = 9.0, -9.0
-    kept = report._thinned(values)
-    assert len(kept) <= report.MOST_POINTS and (np.diff(kept) > 0).all()
+    kept = curves._thinned(values)
+    assert len(kept) <= curves.MOST_POINTS and (np.diff(kept) > 0).all()
     assert {size // 3, size // 2} <= set(kept.tolist())
 
 

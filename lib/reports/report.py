@@ -4,16 +4,13 @@ What a run does not have (targets, predictions, a log) is left out. Texts of a d
 template escapes everything but our own plots, and the page's policy forbids scripts and requests.
 """
 
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from lib import recipe as recipes
 from lib.answers import Answers
@@ -23,14 +20,11 @@ from lib.base.files import read_json, read_lines
 from lib.config import Config, to_dict
 from lib.config_keys import flatten
 from lib.recipe import Example, Prediction, Recipe
-from lib.reports.page import ACCENT, ALARM, FAINT, TEXT, WIDTHS, dress, inline_svg, render, write_page
+from lib.reports.curves import curves_of
+from lib.reports.page import render, write_page
 from lib.runs.folder import FORMAT, RunFolder
 
-if TYPE_CHECKING:  # matplotlib takes a second to import
-    from matplotlib.axes import Axes
-
 MOST_MISTAKES = 10
-MOST_POINTS = 1000  # of one curve: more cannot be told apart and make the page heavy
 # what an example holds beside the texts that a model reads
 NO_TEXT = ("id", "group", "label", "letters", "target", "notes", "passage_id", "retrieved")
 
@@ -55,7 +49,7 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         scores=scores,
         better=recipe.better,
         warnings=_warnings(scores),
-        curves=_curves(read_lines(folder.metrics) if folder.metrics.exists() else [], recipe),
+        curves=curves_of(read_lines(folder.metrics) if folder.metrics.exists() else [], recipe),
         mistakes=_mistakes(answers, folder, examples),
         probes=_probes(folder, examples),
         lint=read_json(folder.lint) if folder.lint.exists() else None,
@@ -137,90 +131,3 @@ def _passages(example: Example) -> Iterator[tuple[str, list[str]]]:
         else:
             for place, turns in enumerate(value):
                 yield f"{name.removesuffix('s')} {chr(ord('A') + place)}", turns
-
-
-@dataclass(frozen=True)
-class Curves:
-    """What metrics.jsonl says of the training, and its plots."""
-
-    train: dict[str, list[float]]
-    """step, loss, lr"""
-    window: int
-    """How many steps one point of the smoothed line is the mean of."""
-    score: str | None
-    validation: list[tuple[int, float]]
-    """(step, first score)"""
-    best: tuple[int, float] | None
-    skipped: list[dict[str, Any]]
-    plots: dict[str, Any] = field(default_factory=dict)
-    """wide, narrow -> SVG"""
-
-
-def _curves(lines: list[dict[str, Any]], recipe: Recipe) -> Curves | None:
-    """None when no step was recorded."""
-    kinds: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "skipped": []}
-    for line in lines:
-        kinds.setdefault(line["kind"], []).append(line)
-    if not kinds["train"]:
-        return None
-    train = {key: [float(line[key]) for line in kinds["train"]] for key in ("step", "loss", "lr")}
-    score = next((name for line in kinds["validation"] for name in line["scores"]), None)
-    points = [(line["step"], line["scores"][score]) for line in kinds["validation"]]
-    choose = min if recipe.better == "lower" else max
-    finite = [point for point in points if math.isfinite(point[1])]  # the rest is never the best
-    best = choose(finite, key=lambda point: point[1], default=None)
-    window = max(1, len(kinds["train"]) // 20) | 1  # odd, so that it has a middle
-    curves = Curves(train, window, score, points, best, kinds["skipped"])
-    curves.plots.update({name: _plot(curves, width) for name, width in WIDTHS.items()})
-    return curves
-
-
-def _plot(curves: Curves, width: float) -> Any:
-    """Training loss, validation score and learning rate above one axis of steps, as inline SVG."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    heights = [3, 2, 1] if curves.best else [3, 1]
-    figure = Figure(figsize=(width, 0.9 * sum(heights) + 0.6), layout="constrained", facecolor="none")
-    loss, *middle, rate = figure.subplots(len(heights), sharex=True, height_ratios=heights)
-    _plot_loss(loss, curves)
-    if curves.best:
-        steps, values = zip(*curves.validation, strict=True)
-        middle[0].plot(steps, values, "o-", color=ACCENT, markersize=4, linewidth=1.2)
-        middle[0].plot(*curves.best, "o", markersize=11, markerfacecolor="none", color=ALARM)
-        middle[0].margins(y=0.2)  # room for the ring
-        dress(middle[0], f"validation {curves.score}")
-    rate.plot(curves.train["step"], curves.train["lr"], color=TEXT, linewidth=1)
-    highest = max(curves.train["lr"])
-    rate.set_yticks([0, highest], ["0", f"{highest:.3g}"])
-    dress(rate, "learning rate")
-    rate.set_xlabel("optimizer step", color=TEXT, fontsize=10)
-    rate.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    return inline_svg(figure, "training curves", f"width {width}")
-
-
-def _plot_loss(axes: "Axes", curves: Curves) -> None:
-    steps, losses = np.array(curves.train["step"]), np.array(curves.train["loss"])
-    shown = _thinned(losses)
-    kind = "." if len(shown) == len(steps) else "-"
-    axes.plot(steps[shown], losses[shown], kind, markersize=4, linewidth=0.7, color=FAINT)
-    axes.plot(steps, _smoothed(losses, curves.window), color=ACCENT, linewidth=1.6)
-    places = [line["step"] for line in curves.skipped]
-    axes.plot(places, [0.05] * len(places), "x", color=ALARM, transform=axes.get_xaxis_transform())
-    dress(axes, "training loss")
-
-
-def _thinned(values: np.ndarray) -> np.ndarray:
-    """Places of the lowest and highest value of each stretch (no spike is lost); all, when they are few."""
-    if len(values) <= MOST_POINTS:
-        return np.arange(len(values))
-    stretches = np.array_split(np.arange(len(values)), MOST_POINTS // 2)  # two points of each are kept
-    ends = [part[find(values[part])] for part in stretches for find in (np.argmin, np.argmax)]
-    return np.unique(ends)
-
-
-def _smoothed(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean over `window` values around each one; over fewer at the ends."""
-    sums, places = np.concatenate([[0], values.cumsum()]), np.arange(len(values))
-    low, high = np.maximum(places - window // 2, 0), np.minimum(places + window // 2 + 1, len(values))
-    return (sums[high] - sums[low]) / (high - low)
