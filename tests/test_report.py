@@ -251,11 +251,30 @@ def test_data_configuration_and_command_are_listed(folder: RunFolder) -> None:
         assert part in words
 
 
+@pytest.mark.parametrize(
+    ("runs_dir", "run"),
+    [
+        ("runs", "20231215_120000-words"),  # the scripts look under runs/ by themselves
+        ("elsewhere", "elsewhere/arena/20231215_120000-words"),
+        (str(Path.cwd() / "my runs"), "'my runs/arena/20231215_120000-words'"),
+        ("/mnt/runs", "/mnt/runs/arena/20231215_120000-words"),  # no other way to name it
+    ],
+)
+def test_what_to_type_next_names_the_run(folder: RunFolder, runs_dir: str, run: str) -> None:
+    tree = read_json(folder.path / "config.json")
+    tree["tracking"]["runs_dir"] = runs_dir
+    write_json(folder.path / "config.json", tree)
+    words = page(folder).words
+    for typed in (f"compare.py {run} OTHER", f"predict.py {run} --data FILE", f"export.py {run} OUT"):
+        assert f"python scripts/{typed}\n" in words
+    assert f"python scripts/evaluate.py {run}\n" in words
+
+
 def test_what_a_run_lacks_is_left_out(trained: RunFolder) -> None:
     def titles() -> list[str]:
         return re.findall(r"<h2>(.*?)</h2>", page(trained).html)
 
-    rest = ["Scores", "Data", "Configuration", "To run it again"]
+    rest = ["Scores", "Data", "Configuration", "What to do next", "To run it again"]
     assert titles() == [
         rest[0],
         "Training",

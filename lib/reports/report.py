@@ -4,6 +4,8 @@ What a run does not have (targets, predictions, a log) is left out. Texts of a d
 template escapes everything but our own plots, and the page's policy forbids scripts and requests.
 """
 
+import os
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,6 +57,7 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         lint=read_json(folder.lint) if folder.lint.exists() else None,
         rejected=read_lines(rejected)[:5] if rejected.exists() else [],
         settings=_settings(config, recipe),
+        commands=_commands(folder, config),
     )
     return write_page(folder.path / "report.html", page)
 
@@ -83,6 +86,26 @@ def _settings(config: Config, recipe: Recipe) -> list[list[tuple[str, Any, Any]]
     for key, value in flatten(to_dict(config)).items():
         parts.setdefault(key.rpartition(".")[0], []).append((key, value, own.get(key)))
     return list(parts.values())
+
+
+def _commands(folder: RunFolder, config: Config) -> dict[str, str]:
+    """What one may want to do with the run -> what to type for it, in the project's folder."""
+    run = folder.path.name
+    if config.tracking.runs_dir != "runs":  # where the scripts look names up
+        run = str(Path(_from_here(config.tracking.runs_dir), config.recipe, run))
+    run = shlex.quote(run)
+    return {
+        "Compare it with OTHER, the folder of another run": f"python scripts/compare.py {run} OTHER",
+        "Predict the rows of FILE, which need no label": f"python scripts/predict.py {run} --data FILE",
+        "Score it again": f"python scripts/evaluate.py {run}",
+        "Export it to the new folder OUT": f"python scripts/export.py {run} OUT",
+    }
+
+
+def _from_here(runs_dir: str) -> str:
+    """A full path only where there is no way around it: it names a place of this machine."""
+    relative = os.path.relpath(runs_dir)
+    return runs_dir if relative.startswith(os.pardir) else relative
 
 
 @dataclass(frozen=True)
