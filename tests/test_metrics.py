@@ -211,3 +211,23 @@ def test_the_table_fits_a_terminal() -> None:
     found = summary.summarize(ARENA, predictions(60, 0.5), beside)
     lines = [line for line in summary.table(found) if not line.startswith("WARNING")]
     assert max(map(len, lines)) <= 79 and len(lines) == 3 * 4 + 1
+
+
+def test_precision_recall_and_f1_are_those_of_scikit_learn() -> None:
+    rows = predictions(200, skill=1)
+    labels, said = ([row[key] for row in rows] for key in ("label", "prediction"))
+    of_each, average = metrics.by_class(metrics.confusion(rows, 3))
+    for mine, how in ((of_each, None), ([average], "macro")):
+        theirs = sklearn.metrics.precision_recall_fscore_support(labels, said, average=how)[:3]
+        for number, name in enumerate(("precision", "recall", "f1")):
+            np.testing.assert_allclose([getattr(one, name) for one in mine], theirs[number], rtol=1e-12)
+
+
+def test_a_share_of_no_rows_is_none() -> None:
+    # the first class was never said: 0 / 0 of what was said, 0 / 2 of its rows, F1 2 * 0 / (0 + 2)
+    of_each, average = metrics.by_class([[0, 2, 0], [0, 3, 0], [0, 0, 0]])
+    assert of_each[0] == metrics.OfClass(None, 0.0, 0.0)
+    assert of_each[1] == metrics.OfClass(3 / 5, 1.0, 6 / 8)
+    assert of_each[2] == metrics.OfClass(None, None, None)
+    assert average == metrics.OfClass(None, 0.5, 3 / 8)  # the third has no rows and is left out
+    assert metrics.by_class([[0, 0], [0, 0]])[1] == metrics.OfClass(None, None, None)

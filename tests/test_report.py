@@ -237,6 +237,20 @@ def test_the_confusion_matrix_has_counts_and_shares(folder: RunFolder) -> None:
     assert "tie 2 0 % 2 0 % 1,234 100 % 1,238" in shown
 
 
+def test_precision_recall_and_f1_stand_beside_the_confusion_matrix(folder: RunFolder) -> None:
+    # A wins: 3 right, 4 rows, 5 said: 3/5, 3/4, 6/9. B wins: 2 right, 4 rows, 3 said: 2/3, 2/4, 4/7
+    change_scores(folder, confusion=[[3, 1, 0], [2, 2, 0], [0, 0, 0]])
+    words = " ".join(page(folder).words.split())
+    # without rows of its own a class that is never said has nothing, and is no part of the mean
+    assert "A wins 0.600 0.750 0.667 B wins 0.667 0.500 0.571 tie none none none" in words
+    assert "macro average 0.633 0.625 0.619" in words  # of two: 19/30, 5/8, 13/21
+    change_scores(folder, confusion=[[3, 1, 0], [2, 2, 0], [1, 1, 0]])
+    words = " ".join(page(folder).words.split())
+    # A wins: 6 said: 3/6, 3/4, 6/10. B wins: 4 said: 2/4, 2/4, 4/8. tie: 2 rows, never said
+    assert "A wins 0.500 0.750 0.600 B wins 0.500 0.500 0.500 tie none 0.000 0.000" in words
+    assert "macro average none 0.417 0.367" in words  # 1.25 / 3, 1.1 / 3
+
+
 def test_the_best_validation_score_and_skipped_steps_are_named(trained: RunFolder) -> None:
     words = " ".join(page(trained).words.split())
     assert "log_loss (lower is better): best 0.6125 at step 20, ringed. Crosses: skipped steps." in words

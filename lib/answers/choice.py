@@ -155,6 +155,11 @@ class Choice:
             turned = ask([Example(**{**row, "texts": row["texts"][::-1]}) for row in rows])  # type: ignore[typeddict-item]
         return [self._prediction(*parts) for parts in zip(rows, straight, turned, strict=True)]
 
+    def by_class(self, summary: Confused) -> dict[str, metrics.OfClass]:
+        """Each class, and the average of all; for the template."""
+        classes, average = metrics.by_class(summary["confusion"])
+        return dict(zip(summary["labels"], classes, strict=True)) | {"macro average": average}
+
     def picture(self, split: str, summary: Confused) -> Any:
         """scikit-learn's picture of the confusion matrix, as inline SVG; for the template."""
         from matplotlib.figure import Figure

@@ -1,6 +1,7 @@
 """Scores of plain predictions of a class or an option: what each says of a row; the score is the mean."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +14,38 @@ def confusion(predictions: Sequence[Prediction], num_classes: int) -> list[list[
 
     labels, chosen = _column(predictions, "label"), _column(predictions, "prediction")
     return sklearn.metrics.confusion_matrix(labels, chosen, labels=list(range(num_classes))).tolist()
+
+
+@dataclass(frozen=True)
+class OfClass:
+    """How well one class is told from the others; None where that would be 0 / 0."""
+
+    precision: float | None
+    """Of the rows said to be of the class, the share that is."""
+    recall: float | None
+    """Of the rows of the class, the share said to be."""
+    f1: float | None
+    """The harmonic mean of both, 2 TP / (2 TP + FP + FN): 0 where the class has rows and was never said."""
+
+
+def by_class(counts: Sequence[Sequence[int]]) -> tuple[list[OfClass], OfClass]:
+    """Of a confusion matrix: each class, and the macro average, which is the mean over the classes that have
+    rows, None where one of them has none."""
+    matrix = np.array(counts)
+    right, rows, said = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    columns = [_shares(right, said), _shares(right, rows), _shares(2 * right, rows + said)]
+    classes = [OfClass(*values) for values in zip(*columns, strict=True)]
+    there = [[value for value, num in zip(column, rows, strict=True) if num] for column in columns]
+    return classes, OfClass(*map(_mean, there))
+
+
+def _shares(parts: np.ndarray, wholes: np.ndarray) -> list[float | None]:
+    return [float(part / whole) if whole else None for part, whole in zip(parts, wholes, strict=True)]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def order(row: Prediction) -> list[int]:
