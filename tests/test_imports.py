@@ -156,7 +156,12 @@ def test_nobody_imports_a_recipe_a_task_or_a_kind_of_answer_by_name() -> None:
         ):  # the benchmark measures one recipe against others' code
             continue
         kinds = ("lib.recipes.", "lib.tasks.", "lib.answers.")
-        tools = ("lib.answers.metrics", "lib.answers.intervals", "lib.answers.hits")
+        tools = (
+            "lib.answers.metrics",
+            "lib.answers.intervals",
+            "lib.answers.hits",
+            "lib.answers.calibration",
+        )
         named = [other for other in inner_imports(path) if other.startswith(kinds) and other not in tools]
         assert not named, f"{name} imports {named}"
 

@@ -8,8 +8,8 @@ import pytest
 import sklearn.metrics
 
 from lib import recipe as recipes
+from lib.answers import calibration, metrics
 from lib.answers import load as answers_of
-from lib.answers import metrics
 from lib.answers.intervals import Groups, beyond, difference
 from lib.recipe import Example, Prediction
 from lib.reports import summary
@@ -231,3 +231,29 @@ def test_a_share_of_no_rows_is_none() -> None:
     assert of_each[2] == metrics.OfClass(None, None, None)
     assert average == metrics.OfClass(None, 0.5, 3 / 8)  # the third has no rows and is left out
     assert metrics.by_class([[0, 0], [0, 0]])[1] == metrics.OfClass(None, None, None)
+
+
+def test_the_calibration_error_is_the_mean_gap_of_bins() -> None:
+    # Guo's bins are (0.6, 0.7] and (0.7, 0.8], so 0.7 belongs to the first
+    found = calibration.summarize(np.array([0.62, 0.7, 0.72, 0.76, 0.8]), np.array([1, 0, 1, 1, 1]))
+    first, second = found["bins"]
+    assert (first["up_to"], first["num_rows"], first["right"]) == (0.7, 2, 0.5)
+    assert (second["up_to"], second["num_rows"], second["right"]) == (0.8, 3, 1.0)
+    assert (first["confidence"], second["confidence"]) == pytest.approx((0.66, 0.76))
+    # 2 rows are off by 0.5 - 0.66, 3 by 1 - 0.76: (2 * 0.16 + 3 * 0.24) / 5
+    assert found["error"] == pytest.approx(0.208)
+
+
+def test_each_edge_of_a_bin_belongs_to_the_bin_below() -> None:
+    edges = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    above = np.nextafter(edges, 2)  # the last one is a 1 that rounding made too large
+    of_edges, of_above = (calibration.summarize(values, values > 0)["bins"] for values in (edges, above))
+    assert [one["up_to"] for one in of_edges] == edges.tolist()
+    assert [one["num_rows"] for one in of_above] == [1] * 8 + [2]
+
+
+def test_a_confidence_that_is_no_number_is_in_no_bin() -> None:
+    nothing = {"num_rows": 0, "error": None, "bins": []}
+    assert calibration.summarize(np.array([np.nan, np.inf]), np.array([True, False])) == nothing
+    one = calibration.summarize(np.array([np.nan, 0.5]), np.array([False, True]))
+    assert (one["num_rows"], one["error"]) == (1, 0.5)

@@ -11,6 +11,7 @@ import pytest
 
 from lib import recipe as recipes
 from lib.answers import load as answers_of
+from lib.answers.calibration import MIN_ROWS
 from lib.base.contents import Summary
 from lib.base.files import read_json, write_json, write_lines
 from lib.config import to_dict
@@ -251,6 +252,35 @@ def test_precision_recall_and_f1_stand_beside_the_confusion_matrix(folder: RunFo
     assert "macro average none 0.417 0.367" in words  # 1.25 / 3, 1.1 / 3
 
 
+def calibration_of(num_rows: int) -> dict[str, Any]:
+    """Of answers that are sure by 0.75 and right by 0.625."""
+    one = {"up_to": 0.8, "num_rows": num_rows, "confidence": 0.75, "right": 0.625}
+    return {"num_rows": num_rows, "error": 0.125, "bins": [one]}
+
+
+@pytest.mark.parametrize("num_rows", [MIN_ROWS - 1, MIN_ROWS, MIN_ROWS + 1])
+def test_the_calibration_is_drawn_from_enough_rows_on(folder: RunFolder, num_rows: int) -> None:
+    change_scores(folder, calibration=calibration_of(num_rows))
+    shown = page(folder)
+    drawn = "calibration of test" in shown.html
+    assert drawn == ("the expected calibration error is 0.125" in shown.words) == (num_rows >= 30)
+    assert drawn != (f"Not shown: only {num_rows} test rows have a probability" in shown.words)
+    assert "calibration of validation" not in shown.html
+
+
+def test_without_a_test_split_validation_is_calibrated(folder: RunFolder) -> None:
+    change_scores(folder, calibration=calibration_of(40))
+    scores = read_json(folder.path / "scores.json")
+    del scores["splits"]["test"]
+    write_json(folder.path / "scores.json", scores)
+    assert "calibration of validation" in page(folder).html
+
+
+def test_a_run_of_before_has_no_calibration(folder: RunFolder) -> None:
+    change_scores(folder, "calibration")
+    assert "as sure as it is right" not in page(folder).words
+
+
 def test_the_best_validation_score_and_skipped_steps_are_named(trained: RunFolder) -> None:
     words = " ".join(page(trained).words.split())
     assert "log_loss (lower is better): best 0.6125 at step 20, ringed. Crosses: skipped steps." in words
@@ -289,10 +319,12 @@ def test_what_a_run_lacks_is_left_out(trained: RunFolder) -> None:
         return re.findall(r"<h2>(.*?)</h2>", page(trained).html)
 
     rest = ["Scores", "Data", "Configuration", "What to do next", "To run it again"]
+    sure = "Is it as sure as it is right?"
     assert titles() == [
         rest[0],
         "Training",
         "Which class is taken for which",
+        sure,
         "The worst mistakes",
         *rest[1:],
     ]
@@ -302,8 +334,8 @@ def test_what_a_run_lacks_is_left_out(trained: RunFolder) -> None:
     (trained.path / "rejected.jsonl").unlink()
     rows = [{key: value for key, value in row.items() if key != "label"} for row in PREDICTIONS]
     write_lines(trained.predictions("test"), rows)
-    assert titles() == [rest[0], "Which class is taken for which", *rest[1:]], "no labels, no worst"
-    change_scores(trained, "confusion", "labels", "num_false")
+    assert titles() == [rest[0], "Which class is taken for which", sure, *rest[1:]], "no labels, no worst"
+    change_scores(trained, "confusion", "labels", "num_false", "calibration")
     assert titles() == rest
     trained.predictions("test").unlink()
     trained.predictions("validation").unlink()

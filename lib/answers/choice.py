@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.answers import Answers, Values, metrics
+from lib.answers import Answers, Values, calibration, metrics
 from lib.base.contents import Details
 from lib.recipe import Example, Prediction, Recipe
 from lib.reports.page import LINE, TEXT, inline_svg
@@ -18,6 +18,7 @@ UNIFORM, MAJORITY = "uniform guess", "majority class"
 
 class Confused(Details, total=False):
     confusion: list[list[int]]  # row: true class, column: predicted class
+    calibration: calibration.Calibration  # not in runs of before
 
 
 class Choice:
@@ -68,6 +69,10 @@ class Choice:
             labels=list(self.recipe.labels[:num_classes]),
             confusion=metrics.confusion(predictions, num_classes),
             num_false=len(self.wrong(predictions)),
+            calibration=calibration.summarize(
+                np.array([row["probabilities"][row["prediction"]] for row in predictions]),
+                np.array([row["prediction"] == row["label"] for row in predictions]),
+            ),
         )
 
     def warnings(self, predictions: Sequence[Prediction]) -> list[str]:
@@ -159,6 +164,16 @@ class Choice:
         """Each class, and the average of all; for the template."""
         classes, average = metrics.by_class(summary["confusion"])
         return dict(zip(summary["labels"], classes, strict=True)) | {"macro average": average}
+
+    def calibrated(self, splits: dict[str, Confused]) -> tuple[str, calibration.Calibration, Any] | None:
+        """The split whose calibration is shown, what it is, and its picture (None: too few rows); for the
+        template. None for a run that did not record it."""
+        for split in ("test", "validation"):
+            if "calibration" in splits.get(split, {}):
+                found = splits[split]["calibration"]
+                enough = found["num_rows"] >= calibration.MIN_ROWS
+                return split, found, calibration.picture(found, split) if enough else None
+        return None
 
     def picture(self, split: str, summary: Confused) -> Any:
         """scikit-learn's picture of the confusion matrix, as inline SVG; for the template."""
