@@ -188,7 +188,7 @@ def test_the_baseline_is_that_of_the_kind_and_stands_beside_the_score(weight: Re
     # the mean is 2: off by 0.5 and 2; the model by 1 and 3
     assert scored["baselines"]["mean"]["mean_absolute_error"]["value"] == 1.25
     assert scored["scores"]["mean_absolute_error"]["value"] == 2.0
-    assert list(scored) == ["num_rows", "num_groups", "warnings", "scores", "baselines", "largest"]
+    assert list(scored) == ["num_rows", "num_groups", "warnings", "scores", "baselines", "gains", "largest"]
     model, mean, warning = (" ".join(line.split()) for line in summary.table(scored))
     # two rows, 1 and 0.75 off the mean of their errors; Student's t with one degree of freedom is 12.7062
     assert model == "mean_absolute_error model 2.0000 [-10.7062, 14.7062]"

@@ -146,6 +146,58 @@ def test_lengths_that_are_better_than_the_model_are_called_out() -> None:
     )
 
 
+GUESSES = {"uniform guess": {"log_loss": 1, "accuracy": 1}, "majority class": {"log_loss": 1, "accuracy": 1}}
+SURE = "beyond the 95 % interval"
+
+
+@pytest.mark.parametrize(
+    ("gains", "sentence"),
+    [
+        (
+            GUESSES | {"length alone": {"log_loss": 0, "accuracy": 0}},
+            f"The model is better than uniform guess and majority class {SURE} in log_loss and accuracy; "
+            "length alone cannot be told from the model.",
+        ),
+        (
+            {"length alone": {"log_loss": -1, "accuracy": 0}},
+            f"Length alone is better than the model {SURE} in log_loss.",
+        ),
+        (
+            {"a": {"x": -1, "y": 1, "z": 1}, "b": {"x": -1, "y": 1, "z": 1}, "c": {"x": 1, "y": 1, "z": 1}},
+            f"The model is better than a and b {SURE} in y and z and worse in x; "
+            f"the model is better than c {SURE} in x, y and z.",
+        ),
+        (
+            {"a": {"x": 0}, "b": {"x": 0}, "c": {"x": -1}, "d": {"x": -1}},
+            f"A and b cannot be told from the model; c and d are better than the model {SURE} in x.",
+        ),
+        ({"a": {}}, None),
+        ({}, None),
+    ],
+)
+def test_who_beats_whom_is_one_sentence(gains: Any, sentence: str | None) -> None:
+    found: Any = {"num_groups": 10, "gains": gains}
+    assert summary.who_beats_whom(found) == sentence
+
+
+def test_nobody_beats_anybody_on_a_handful_of_groups() -> None:
+    few: Any = {"num_groups": 9, "gains": GUESSES}
+    assert summary.who_beats_whom(few) == "Fewer than 10 groups of rows say nothing certain of who is better."
+    of_before: Any = {"num_groups": 100}
+    assert summary.who_beats_whom(of_before) is None
+
+
+def test_the_sentence_says_what_the_warnings_say() -> None:
+    rows = unskilled(1)  # surer than it may be: worse than both guesses in log loss
+    train = [example(number, number % 3) for number in range(90)]
+    beside = ANSWERS.baselines(train, [example(int(row["id"]), row["label"]) for row in rows])
+    found = summary.summarize(ARENA, rows, {name: beside[name] for name in GUESSES})
+    assert [by_score["log_loss"] for by_score in found["gains"].values()] == [-1, -1]
+    assert summary.who_beats_whom(found) == (
+        f"Uniform guess and majority class are better than the model {SURE} in log_loss."
+    )
+
+
 def test_a_single_class_is_pointed_out_even_with_a_good_log_loss() -> None:
     rows = predictions(200, 2.0)
     for row in rows:

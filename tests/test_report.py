@@ -230,6 +230,15 @@ def test_scores_stand_beside_their_baselines_with_intervals(folder: RunFolder) -
     assert "test: 15 rows in 15 groups, 12 false predictions" in shown and "checkpoint step-000020" in shown
 
 
+def test_below_the_scores_stands_who_beats_whom(folder: RunFolder) -> None:
+    change_scores(folder, gains={"uniform guess": {"log_loss": 1, "accuracy": 0}})
+    words = page(folder).words
+    said = "The model is better than uniform guess beyond the 95 % interval in log_loss."
+    assert words.count(said) == 2, "once a split"
+    change_scores(folder, "gains")
+    assert "beyond the 95 % interval" not in page(folder).words
+
+
 def test_the_confusion_matrix_has_counts_and_shares(folder: RunFolder) -> None:
     change_scores(folder, confusion=[[3, 1, 0], [0, 0, 0], [2, 2, 1234]])
     shown = " ".join(page(folder).words.split())

@@ -69,6 +69,8 @@ class Summary(Details):
     warnings: list[str]
     scores: dict[str, Value]
     baselines: dict[str, dict[str, Value]]
+    # baseline -> score -> 1: the model is surely better, -1: worse, 0: cannot tell; not in runs of before
+    gains: NotRequired[dict[str, dict[str, int]]]
     retrieval: NotRequired[Retrieval]
 
 

@@ -24,6 +24,7 @@ from lib.config_keys import flatten
 from lib.recipe import Example, Prediction, Recipe
 from lib.reports.curves import curves_of
 from lib.reports.page import render, write_page
+from lib.reports.summary import who_beats_whom
 from lib.runs.folder import FORMAT, RunFolder
 
 MOST_MISTAKES = 10
@@ -51,6 +52,7 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         scores=scores,
         better=recipe.better,
         warnings=_warnings(scores),
+        verdicts={split: who_beats_whom(found) for split, found in scores["splits"].items()},
         curves=curves_of(read_lines(folder.metrics) if folder.metrics.exists() else [], recipe),
         mistakes=_mistakes(answers, folder, examples),
         probes=_probes(folder, examples),

@@ -6,7 +6,7 @@ from typing import cast
 
 from lib.answers import Values, hits, intervals
 from lib.answers import load as answers_of
-from lib.answers.intervals import Groups, Interval, beyond
+from lib.answers.intervals import MIN_GROUPS, Groups, Interval, beyond
 from lib.base.contents import Summary
 from lib.recipe import Prediction, Recipe
 
@@ -26,6 +26,7 @@ def summarize(recipe: Recipe, predictions: Sequence[Prediction], baselines: dict
         warnings=answers.warnings(predictions) + _chance(answers.chance, gains) + _beaten(gains),
         scores=scores,
         baselines=dict(zip(baselines, beside, strict=True)),
+        gains=gains,
     )
     return cast(Summary, summary | answers.details(predictions))
 
@@ -48,6 +49,40 @@ def table(summary: Summary) -> list[str]:
     if "num_false" in summary:
         lines.append(f"{summary['num_false']} false predictions of {summary['num_rows']}")
     return lines + [f"WARNING: {warning}" for warning in summary["warnings"]]
+
+
+def who_beats_whom(summary: Summary) -> str | None:
+    """The model against each baseline on the same rows, in one sentence; baselines that it says the same of
+    stand together. None where nothing was compared."""
+    gains = {name: by_score for name, by_score in summary.get("gains", {}).items() if by_score}
+    if not gains:
+        return None
+    if summary["num_groups"] < MIN_GROUPS:
+        return f"Fewer than {MIN_GROUPS} groups of rows say nothing certain of who is better."
+    names: dict[tuple[str, str], list[str]] = {}  # (scores won, scores lost) -> baselines
+    for name, by_score in gains.items():
+        won, lost = (_listed([score for score in by_score if by_score[score] == sign]) for sign in (1, -1))
+        names.setdefault((won, lost), []).append(name)
+    said = [_against(_listed(those), len(those) > 1, *scores) for scores, those in names.items()]
+    sentence = "; ".join(said)
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _against(names: str, several: bool, won: str, lost: str) -> str:
+    """One part of the sentence."""
+    sure = "beyond the 95 % interval"
+    if won and lost:
+        return f"the model is better than {names} {sure} in {won} and worse in {lost}"
+    if won:
+        return f"the model is better than {names} {sure} in {won}"
+    if lost:
+        return f"{names} {'are' if several else 'is'} better than the model {sure} in {lost}"
+    return f"{names} cannot be told from the model"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """a, b and c"""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _gains(baseline: Values, model: Values, groups: Groups, recipe: Recipe) -> dict[str, int]:
