@@ -360,7 +360,36 @@ def test_rows_without_texts_keep_their_numbers(folder: RunFolder) -> None:
 def test_no_evaluation_no_validation_curve(folder: RunFolder) -> None:
     write_lines(folder.metrics, STEPS[:1])
     shown = page(folder)
-    assert "training loss" in shown.words and "validation log_loss" not in shown.words
+    assert "training, each step" in shown.words and "validation log_loss" not in shown.words
+
+
+def curves_of(name: str, lines: list[dict[str, Any]]) -> curves.Curves:
+    found = curves.curves_of(lines, recipes.load(name))
+    assert found is not None
+    return found
+
+
+def test_a_validation_log_loss_stands_on_the_axis_of_the_training_loss() -> None:
+    found = curves_of("arena", STEPS)
+    assert found.losses == found.validation == [(10, 0.9), (20, 0.6125), (30, 0.7)]
+    for plot in found.plots.values():
+        said = re.findall(r"<text[^>]*>([^<]*[a-z][^<]*)</text>", plot)
+        # 39 steps are smoothed over 39 // 20 = 1, so each stands for itself
+        wanted = ["learning rate", "loss", "optimizer step", "training, each step", "validation log_loss"]
+        assert sorted(said) == wanted
+
+
+def test_a_first_score_that_is_no_loss_keeps_its_panel_beside_the_loss() -> None:
+    lines = [line for line in STEPS if line["kind"] == "train"]
+    scores = {"map_at_3": 0.7, "accuracy": 0.5, "log_loss": 0.9}
+    found = curves_of("science_exam", [*lines, {"kind": "validation", "step": 40, "scores": scores}])
+    assert (found.validation, found.losses, found.has_panel) == ([(40, 0.7)], [(40, 0.9)], True)
+    assert "validation map_at_3" in found.plots["wide"] and "validation log_loss" in found.plots["wide"]
+
+
+def test_a_score_that_a_run_of_before_did_not_record_is_not_drawn() -> None:
+    found = curves_of("arena", [*STEPS[:3], {"kind": "validation", "step": 3, "scores": {"accuracy": 0.5}}])
+    assert found.losses == [] and found.has_panel and "validation accuracy" in found.plots["wide"]
 
 
 def test_other_shapes_of_examples_are_read(folder: RunFolder) -> None:

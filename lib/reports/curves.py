@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lib.answers.metrics import LOG_LOSS
 from lib.recipe import Recipe
 from lib.reports.page import ACCENT, ALARM, FAINT, TEXT, WIDTHS, dress, inline_svg
 
@@ -17,7 +18,7 @@ MOST_POINTS = 1000  # of one curve: more cannot be told apart and make the page 
 
 @dataclass(frozen=True)
 class Curves:
-    """What metrics.jsonl says of the training, and its plots."""
+    """What was recorded, and its plots."""
 
     train: dict[str, list[float]]
     """step, loss, lr"""
@@ -27,9 +28,18 @@ class Curves:
     validation: list[tuple[int, float]]
     """(step, first score)"""
     best: tuple[int, float] | None
+    loss_score: str | None
+    """The score that is the loss of the validation rows, if there is one."""
+    losses: list[tuple[int, float]]
+    """(step, that score)"""
     skipped: list[dict[str, Any]]
     plots: dict[str, Any] = field(default_factory=dict)
     """wide, narrow -> SVG"""
+
+    @property
+    def has_panel(self) -> bool:
+        """Whether the first score has one of its own: as a loss it stands among the losses."""
+        return self.best is not None and self.score != self.loss_score
 
 
 def curves_of(lines: list[dict[str, Any]], recipe: Recipe) -> Curves | None:
@@ -46,26 +56,30 @@ def curves_of(lines: list[dict[str, Any]], recipe: Recipe) -> Curves | None:
     finite = [point for point in points if math.isfinite(point[1])]  # the rest is never the best
     best = choose(finite, key=lambda point: point[1], default=None)
     window = max(1, len(kinds["train"]) // 20) | 1  # odd, so that it has a middle
-    curves = Curves(train, window, score, points, best, kinds["skipped"])
+    loss_score = next((metric.name for metric in recipe.metrics if metric is LOG_LOSS), None)
+    scored = [line for line in kinds["validation"] if loss_score in line["scores"]]
+    losses = [(line["step"], line["scores"][loss_score]) for line in scored]
+    curves = Curves(train, window, score, points, best, loss_score, losses, kinds["skipped"])
     curves.plots.update({name: _plot(curves, width) for name, width in WIDTHS.items()})
     return curves
 
 
 def _plot(curves: Curves, width: float) -> Any:
-    """Training loss, validation score and learning rate above one axis of steps, as inline SVG."""
+    """Losses, the first validation score and learning rate above one axis of steps, as inline SVG."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    heights = [3, 2, 1] if curves.best else [3, 1]
+    heights = [4, 2, 1] if curves.has_panel else [4, 1]
     figure = Figure(figsize=(width, 0.9 * sum(heights) + 0.6), layout="constrained", facecolor="none")
     loss, *middle, rate = figure.subplots(len(heights), sharex=True, height_ratios=heights)
-    _plot_loss(loss, curves)
-    if curves.best:
-        steps, values = zip(*curves.validation, strict=True)
-        middle[0].plot(steps, values, "o-", color=ACCENT, markersize=4, linewidth=1.2)
-        middle[0].plot(*curves.best, "o", markersize=11, markerfacecolor="none", color=ALARM)
+    _plot_losses(loss, curves)
+    if curves.has_panel:
+        _plot_validation(middle[0], curves.validation, curves.score)
         middle[0].margins(y=0.2)  # room for the ring
         dress(middle[0], f"validation {curves.score}")
+    if curves.best:
+        axes = middle[0] if curves.has_panel else loss
+        axes.plot(*curves.best, "o", markersize=11, markerfacecolor="none", color=ALARM)
     rate.plot(curves.train["step"], curves.train["lr"], color=TEXT, linewidth=1)
     highest = max(curves.train["lr"])
     rate.set_yticks([0, highest], ["0", f"{highest:.3g}"])
@@ -75,15 +89,28 @@ def _plot(curves: Curves, width: float) -> Any:
     return inline_svg(figure, "training curves", f"width {width}")
 
 
-def _plot_loss(axes: "Axes", curves: Curves) -> None:
+def _plot_losses(axes: "Axes", curves: Curves) -> None:
     steps, losses = np.array(curves.train["step"]), np.array(curves.train["loss"])
     shown = _thinned(losses)
     kind = "." if len(shown) == len(steps) else "-"
-    axes.plot(steps[shown], losses[shown], kind, markersize=4, linewidth=0.7, color=FAINT)
-    axes.plot(steps, _smoothed(losses, curves.window), color=ACCENT, linewidth=1.6)
+    if curves.window > 1:
+        each = "training, each step"
+        axes.plot(steps[shown], losses[shown], kind, markersize=4, linewidth=0.7, color=FAINT, label=each)
+        name, kind = f"training, mean of {curves.window} steps", "-"
+    else:
+        name, kind = "training, each step", ".-"  # dots: a single step has no line
+    axes.plot(steps, _smoothed(losses, curves.window), kind, color=ACCENT, linewidth=1.6, label=name)
+    if curves.losses:
+        _plot_validation(axes, curves.losses, curves.loss_score)
     places = [line["step"] for line in curves.skipped]
     axes.plot(places, [0.05] * len(places), "x", color=ALARM, transform=axes.get_xaxis_transform())
-    dress(axes, "training loss")
+    axes.legend(loc="best", fontsize=9, labelcolor=TEXT, frameon=False)
+    dress(axes, "loss")
+
+
+def _plot_validation(axes: "Axes", points: list[tuple[int, float]], score: str | None) -> None:
+    steps, values = zip(*points, strict=True)
+    axes.plot(steps, values, "o--", color=TEXT, markersize=4.5, linewidth=0.9, label=f"validation {score}")
 
 
 def _thinned(values: np.ndarray) -> np.ndarray:
