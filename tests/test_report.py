@@ -298,10 +298,35 @@ def test_the_best_validation_score_and_skipped_steps_are_named(trained: RunFolde
 
 def test_data_configuration_and_command_are_listed(folder: RunFolder) -> None:
     words = page(folder).words
-    for part in ("begun 2023-12-15 12:00, 1:02:05 of training", "ab" * 32, "cd" * 32, "empty response"):
+    for part in ("begun 2023-12-15 12:00, 1 h 2 min of training", "ab" * 32, "cd" * 32, "empty response"):
         assert part in words
     for part in ("2 rejected rows", "train.csv:9", "optim.lr", "python scripts/train.py arena --name words"):
         assert part in words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, None),
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (3569, "59 min"),  # 59.48
+        (3571, "1 h 0 min"),  # 59.52
+        (90000, "25 h 0 min"),
+    ],
+)
+def test_the_time_of_training_in_words(seconds: float, words: str | None) -> None:
+    assert report._took(seconds) == words
+
+
+def test_the_header_says_how_many_rows_a_second(folder: RunFolder) -> None:
+    assert "rows/s" not in page(folder).words, "nothing was recorded"
+    steps = [line | {"rows": 32, "seconds": 0.5 * line["step"]} for line in STEPS[:3]]  # 96 rows in 3 s
+    write_lines(folder.metrics, [*steps, *STEPS[-1:]])
+    assert "of training, 32 rows/s (rows of all steps over their seconds)" in page(folder).words
+    assert report._rate([{"kind": "train", "rows": 2 * 1234, "seconds": 2.0}]) == "1,234"
+    assert report._rate([{"kind": "train", "rows": 1, "seconds": 8.0}]) == "0.125"
 
 
 @pytest.mark.parametrize(

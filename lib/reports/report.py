@@ -9,7 +9,6 @@ import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -40,6 +39,7 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
     recipe = recipes.load(config.recipe)
     answers = answers_of(recipe)
     rejected = folder.path / "rejected.jsonl"
+    lines = read_lines(folder.metrics) if folder.metrics.exists() else []
     page = render(
         TEMPLATE,
         answers.template,
@@ -48,12 +48,13 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         record=record,
         run=folder.path.name,
         begun=_begun(folder.path.name),
-        took=timedelta(seconds=round(record.get("training_seconds", 0))),
+        took=_took(record.get("training_seconds", 0)),
+        rate=_rate(lines),
         scores=scores,
         better=recipe.better,
         warnings=_warnings(scores),
         verdicts={split: who_beats_whom(found) for split, found in scores["splits"].items()},
-        curves=curves_of(read_lines(folder.metrics) if folder.metrics.exists() else [], recipe),
+        curves=curves_of(lines, recipe),
         mistakes=_mistakes(answers, folder, examples),
         probes=_probes(folder, examples),
         lint=read_json(folder.lint) if folder.lint.exists() else None,
@@ -70,6 +71,24 @@ def _begun(name: str) -> str | None:
         return time.strftime("%Y-%m-%d %H:%M", time.strptime(name.partition("-")[0], FORMAT))
     except ValueError:
         return None
+
+
+def _took(seconds: float) -> str | None:
+    """45 -> 45 s, 340 -> 6 min, 3725 -> 1 h 2 min; None for no time at all."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s" if seconds else None
+
+
+def _rate(lines: list[dict[str, Any]]) -> str | None:
+    """Rows of all steps / their seconds. Runs of before did not record them."""
+    steps = [line for line in lines if line["kind"] == "train" and {"rows", "seconds"} <= line.keys()]
+    seconds = sum(step["seconds"] for step in steps)
+    if not seconds:
+        return None
+    rate = sum(step["rows"] for step in steps) / seconds
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _warnings(scores: RunScores) -> dict[str, list[str]]:
