@@ -1,6 +1,7 @@
 """report.html: what must be seen in it, and what must never get out of a text into the page."""
 
 import re
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -346,6 +347,21 @@ def test_what_to_type_next_names_the_run(folder: RunFolder, runs_dir: str, run: 
     for typed in (f"compare.py {run} OTHER", f"predict.py {run} --data FILE", f"export.py {run} OUT"):
         assert f"python scripts/{typed}\n" in words
     assert f"python scripts/evaluate.py {run}\n" in words
+
+
+def lora_settings(rank: int, recipe: str) -> list[str]:
+    own = recipes.load(recipe)
+    config = replace(own.config, adapter=replace(own.config.adapter, lora_rank=rank))
+    keys = [key for part in report._settings(config, own) for key, *_ in part]
+    assert "adapter.quantize" in keys and "optim.lr" in keys
+    return [key for key in keys if "lora" in key]
+
+
+def test_lora_is_listed_where_there_is_lora() -> None:
+    assert lora_settings(0, "arena") == []
+    assert "adapter.lora_alpha" in lora_settings(8, "arena")
+    # boolq has LoRA unless it is told otherwise, and that it was told is to be seen
+    assert lora_settings(0, "boolq") == ["adapter.lora_rank"]
 
 
 def test_what_a_run_lacks_is_left_out(trained: RunFolder) -> None:

@@ -101,10 +101,14 @@ def _warnings(scores: RunScores) -> dict[str, list[str]]:
 
 
 def _settings(config: Config, recipe: Recipe) -> list[list[tuple[str, Any, Any]]]:
-    """(dotted key, value, what the recipe says), one list for each part of the configuration."""
+    """(dotted key, value, what the recipe says), one list for each part of the configuration; without LoRA
+    none of its settings but a rank of 0 that the recipe does not have."""
     own = flatten(to_dict(recipe.config))
     parts: dict[str, list[tuple[str, Any, Any]]] = {"": []}  # what belongs to no part comes first
     for key, value in flatten(to_dict(config)).items():
+        turned_off = key == "adapter.lora_rank" and value != own[key]
+        if key.startswith("adapter.lora_") and not config.adapter.lora_rank and not turned_off:
+            continue
         parts.setdefault(key.rpartition(".")[0], []).append((key, value, own.get(key)))
     return list(parts.values())
 
