@@ -325,7 +325,7 @@ def test_the_header_says_how_many_rows_a_second(folder: RunFolder) -> None:
     assert "rows/s" not in page(folder).words, "nothing was recorded"
     steps = [line | {"rows": 32, "seconds": 0.5 * line["step"]} for line in STEPS[:3]]  # 96 rows in 3 s
     write_lines(folder.metrics, [*steps, *STEPS[-1:]])
-    assert "of training, 32 rows/s (rows of all steps over their seconds)" in page(folder).words
+    assert "of training, 32 rows/s (all rows / all seconds)" in page(folder).words
     assert report._rate([{"kind": "train", "rows": 2 * 1234, "seconds": 2.0}]) == "1,234"
     assert report._rate([{"kind": "train", "rows": 1, "seconds": 8.0}]) == "0.125"
 

@@ -84,6 +84,14 @@ class RunScores(TypedDict):
     data: NotRequired[str | None]  # of an evaluation: where other rows came from
 
 
+class Spread(TypedDict):
+    """One score of one split in seeds.json."""
+
+    seeds: dict[int, float]  # the value of each
+    mean: float
+    spread: float  # standard deviation of a sample
+
+
 class Lengths(TypedDict):
     """Tokens of the sequences of a split."""
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 from functools import partial
 
 from lib.base.console import speak
+from lib.base.contents import Spread
 from lib.base.exits import DONE, StoppedError
 from lib.base.files import read_json, write_json
 from lib.config import Config
 from lib.launching.start import done_or_trained
 from lib.process.signals import StopFlag
+from lib.reports.seeds_page import Spreads, write_seeds_page
 from lib.runs.folder import RunFolder
 from lib.runs.resume import check_same_rows
 
@@ -37,29 +39,28 @@ def train(config: Config, once: Callable[..., int]) -> int:
     write_json(path, summary)
     for line in table(summary):
         speak(line)
-    speak(f"means and spreads: {path}")
+    speak(f"means and spreads: {path}; as a page: {write_seeds_page(summary, runs)}")
     return DONE
 
 
-def summarize(runs: dict[int, RunFolder]) -> dict[str, dict[str, dict[str, object]]]:
+def summarize(runs: dict[int, RunFolder]) -> Spreads:
     """split -> score -> values by seed, mean, and standard deviation (of a sample: n - 1)."""
     scores = {seed: read_json(run.path / "scores.json")["splits"] for seed, run in runs.items()}
-    spreads: dict[str, dict[str, dict[str, object]]] = {}
+    spreads: Spreads = {}
     for split, summary in next(iter(scores.values())).items():
         for name in summary["scores"]:
             values = {seed: splits[split]["scores"][name]["value"] for seed, splits in scores.items()}
-            spread = statistics.stdev(values.values())
-            values_and_spread = {"seeds": values, "mean": statistics.mean(values.values()), "spread": spread}
-            spreads.setdefault(split, {})[name] = values_and_spread
+            mean, spread = statistics.mean(values.values()), statistics.stdev(values.values())
+            spreads.setdefault(split, {})[name] = Spread(seeds=values, mean=mean, spread=spread)
     return spreads
 
 
-def table(summary: dict[str, dict[str, dict[str, object]]]) -> list[str]:
+def table(summary: Spreads) -> list[str]:
     """For people: mean, spread, and each seed's value."""
     lines = []
     for split, scores in summary.items():
         for name, of_score in scores.items():
-            values = "  ".join(f"{value:.4f}" for value in of_score["seeds"].values())  # type: ignore[attr-defined]
+            values = "  ".join(f"{value:.4f}" for value in of_score["seeds"].values())
             lines.append(
                 f"{split:11} {name:15} {of_score['mean']:.4f} +- {of_score['spread']:.4f}   ({values})"
             )
