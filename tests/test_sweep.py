@@ -26,7 +26,7 @@ from lib.process.signals import StopFlag
 from lib.runs import folder as folders
 from lib.runs import resume
 from lib.runs.record import code_fingerprint
-from lib.sweep import search, space, sweep
+from lib.sweep import result, search, space, sweep
 from lib.sweep.folder import SweepFolder, Trial
 from tests.tools import ROOT, SHORT, start
 from tests.tools import run as run_script
@@ -303,6 +303,32 @@ def test_the_console_has_one_line_a_trial_and_the_page_needs_nothing_beside_it(
     assert page.count("<svg ") == 2 and page.count("</svg>") == 2
     assert not re.search(r"<script|https?://(?!www\.w3\.org)|url\((?!#)|@import", page)
     assert "to train it again" in page.lower() and "--warmup" in page
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (1e-5, 1e-3, [1e-5, 1e-4, 1e-3]),
+        (3e-5, 3e-4, [3e-5, 1e-4, 3e-4]),  # one power of ten is too little, so threes as well
+        (5e-6, 5e-4, [1e-5, 3e-5, 1e-4, 3e-4]),
+        (2e-4, 8e-4, [2e-4, 4e-4, 6e-4, 8e-4]),  # seven digits are in it: every second
+        (1.0, 2.0, [1.0, 2.0]),
+        (1.1e-4, 1.9e-4, [1.1e-4, 1.45e-4, 1.9e-4]),  # no digit is: the ends, sqrt(1.1 * 1.9) = 1.4457
+        (1e-9, 1.0, [1e-9, 1e-7, 1e-5, 1e-3, 1e-1]),  # ten powers are too many: every second
+        (0.5, 2e4, [10.0, 1000.0]),
+    ],
+)
+def test_an_axis_of_learning_rates_has_several_labels(low: float, high: float, ticks: list[float]) -> None:
+    assert result.log_ticks(low, high) == ticks
+
+
+def test_less_than_a_decade_of_learning_rates_is_labelled_in_the_picture() -> None:
+    item = space.Parameter("lr", "optim.lr", float, low=3e-5, high=3e-4, kind="log")
+    searched = space.Space({}, "log_loss", "minimize", (item,), None)
+    # one trial alone has no range
+    trials = [Trial(number=0, parameters={"lr": 1.1e-4}, state="done", score=0.5, step=3)]
+    plot = result._plot(trials, searched, 7.6)
+    assert all(f">{label}</text>" in plot for label in ("3e-05", "0.0001", "0.0003"))
 
 
 def test_killed_within_a_trial_the_same_command_ends_as_if_nothing_had_happened(

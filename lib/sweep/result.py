@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
 
 TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 MOST_SAID = 30  # values of one parameter that get a place and a name of their own in a plot
+MOST_TICKS = 5
+FINER = ((1, 3), (1, 2, 5), range(1, 10))  # digits of the ticks, where powers of ten are too few
 WIDE_RANGE = 10.0  # scores that differ by more than this factor are drawn on a logarithmic scale
 
 
@@ -150,15 +152,39 @@ def _plot_parameter(axes: "Axes", trials: list[Trial], space: Space, item: Param
             axes.set_xticks(places, [shown(value) for value in item.values])
         axes.set_xlim(-0.5, len(places) - 0.5)
     if item.kind == "log":
-        from matplotlib.ticker import LogLocator, NullFormatter
-
         axes.set_xscale("log")
-        narrow = max(values) < 100 * min(values)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
-        axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())  # its labels stand on each other
+        axes.set_xlim(*_widened(item.low, item.high))  # all that is searched, wherever the trials are
+        axes.set_xticks([], minor=True)
+        ticks = log_ticks(item.low, item.high)
+        axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
     _points(axes, trials, space, values)
     dress(axes, item.name)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round values from `low` to `high` for a logarithmic scale: a few, also where no power of ten lies
+    between."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    every = math.ceil((last - first) / MOST_TICKS)
+    rows = [[10.0**power for power in range(first, last + 1, every)]]
+    if every == 1:
+        rows += [[digit * power for power in rows[0] for digit in digits] for digits in FINER]
+    inside = [[float(f"{tick:.3g}") for tick in row if _between(tick, low, high)] for row in rows]
+    for enough in (3, 2):
+        for ticks in inside:
+            if len(ticks) >= enough:
+                return ticks[:: math.ceil(len(ticks) / MOST_TICKS)]
+    return [low, float(f"{math.sqrt(low * high):.3g}"), high]
+
+
+def _between(tick: float, low: float, high: float) -> bool:
+    return low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)  # 3 * 1e-5 is more than 3e-5 by a rounding
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    """By a twentieth on both sides of a logarithmic scale, so that no dot lies on the frame."""
+    room = (high / low) ** 0.05
+    return low / room, high * room
 
 
 def _points(axes: "Axes", trials: list[Trial], space: Space, places: Sequence[Any]) -> None:
