@@ -51,6 +51,6 @@ def check(encode: Callable[[TokenGroup], Tensor], ids: np.ndarray, pad: int, nam
     if not difference <= TOLERANCE:
         raise ValueError(
             f"{name} mixes padding into the words: a row alone and the same row beside a longer one differ "
-            f"by {100 * difference:.2g} % of their size, so every number would depend on a row's neighbours; "
+            f"by {100 * difference:.2f} % of their size, so every number would depend on a row's neighbours; "
             "use another model"
         )
