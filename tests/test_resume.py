@@ -157,9 +157,9 @@ def stopped(pid: int) -> list[int]:
 
 
 def test_the_same_bytes_at_another_place_are_the_same_rows(tmp_path: Path) -> None:
-    """Moved while a run was stopped, and again when it was done."""
+    """Moved while a run was stopped, and called otherwise when it was done."""
     rows = [json.dumps(row) for row in recipe.load("arena").sample(90, 0)]
-    places = [tmp_path / name / "rows.jsonl" for name in ("one", "two", "three")]
+    places = [tmp_path / name for name in ("one/rows.jsonl", "two/rows.jsonl", "three/other.jsonl")]
     for place in places:
         place.parent.mkdir()
     places[0].write_text("\n".join(rows) + "\n")

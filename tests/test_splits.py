@@ -203,14 +203,15 @@ def test_blanks_around_a_prompt_make_it_no_other_prompt() -> None:
     assert found[0]["group"] == found[1]["group"]
 
 
-def test_a_row_without_an_id_is_named_by_its_place_in_its_file() -> None:
+def test_a_row_without_an_id_is_named_by_its_place_whatever_its_file_is_called() -> None:
     values = {"prompt": '["p"]', "response_a": '["a"]', "response_b": '["b"]'}
     values |= {"winner_model_a": "1", "winner_model_b": "0", "winner_tie": "0"}
-    source = {name: [RawRow(f"{name}.csv:{n}", values) for n in (2, 3)] for name in ("train", "test")}
-    found = Corpus.of(Source("folder", source), ANY, ARENA).splits
-    assert [ids(found["train"]), ids(found["test"])] == [
-        ["train.csv:0", "train.csv:1"],
-        ["test.csv:0", "test.csv:1"],
+    rows = [RawRow(f"any.csv:{n}", values) for n in (2, 3)]
+    found = Corpus.of(Source("folder", {"train": rows, "test": rows}), ANY, ARENA).splits
+    assert [ids(found["train"]), ids(found["test"])] == [["train:0", "train:1"], ["test:0", "test:1"]]
+    assert ids(Corpus.of(Source("any.csv", {"train": rows}), ANY, ARENA).splits["train"]) == [
+        "row:0",
+        "row:1",
     ]
 
 

@@ -45,7 +45,8 @@ class Corpus:
         usable: dict[str, list[Example]] = {}
         rejected = list(source.rejected)
         for split, rows in source.splits.items():
-            usable[split], broken = splits.to_examples(rows, recipe, with_label)
+            named = split if len(source.splits) > 1 else "row"
+            usable[split], broken = splits.to_examples(rows, recipe, with_label, named)
             rejected += broken
         num_read = sum(map(len, source.splits.values())) + len(source.rejected)
         return Corpus(config, recipe, usable, rejected, num_read, source.revision, source.files)

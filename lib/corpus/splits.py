@@ -61,8 +61,11 @@ def probes(recipe: Recipe) -> list[Example]:
     return [Example(**{**recipe.to_example(row), "id": f"probe {number}"}) for number, row in rows]  # type: ignore[typeddict-item]
 
 
-def to_examples(rows: list[RawRow], recipe: Recipe, with_label: bool) -> tuple[list[Example], list[Rejected]]:
-    """The usable rows; and those that are malformed, or have no answer where one is needed."""
+def to_examples(
+    rows: list[RawRow], recipe: Recipe, with_label: bool, named: str = "row"
+) -> tuple[list[Example], list[Rejected]]:
+    """The usable rows; and those that are malformed, or have no answer where one is needed. Rows without an
+    id are called by `named` and their number, whatever their file is called."""
     answers = answers_of(recipe)
     examples: list[Example] = []
     rejected: list[Rejected] = []
@@ -81,7 +84,7 @@ def to_examples(rows: list[RawRow], recipe: Recipe, with_label: bool) -> tuple[l
             rejected.append(Rejected.of(row.where, f"the column {error.args[0]} is missing", row.values))
             continue
         example["group"] = example["group"].strip()  # blanks around a prompt make it no other prompt
-        example.setdefault("id", f"{row.where.rpartition(':')[0] or 'row'}:{number}")
+        example.setdefault("id", f"{named}:{number}")
         examples.append(example)
     return examples, rejected
 
