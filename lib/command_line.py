@@ -21,6 +21,11 @@ from lib.config import ChooseConfig, Config
 from lib.config_keys import leaves, with_values
 
 T = TypeVar("T")
+Run = Annotated[Positional[str], arg(metavar="RUN")]
+Runs = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN RUN ...")]
+RecipeName = Annotated[Positional[str | None], arg(metavar="[RECIPE]")]
+Passages = Annotated[Positional[str], arg(metavar="PASSAGES")]
+Out = Annotated[Positional[Path], arg(metavar="OUT")]
 Unnamed = Annotated[T, arg(name="")]  # a part of a script's options whose flags are flat words
 MOST_THREADS = 1024  # beyond this a process is refused more of them by the system
 

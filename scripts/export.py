@@ -1,8 +1,10 @@
-"""Export a finished run: scripts/export.py RUN OUT [--adapter-only] [--push ORG/NAME [--public] [--dry-run]]
+"""Export a finished run: scripts/export.py RUN OUT
 
 Examples:
-    python scripts/export.py runs/arena/20261122_101500 exported        # opens with AutoModel.from_pretrained
-    python scripts/export.py runs/boolq/20261122_101500 adapter --adapter-only --push me/boolq-lora --dry-run
+    # opens with AutoModel.from_pretrained
+    python scripts/export.py 20261122_101500 exported
+    python scripts/export.py 20261122_101500 adapter --adapter-only
+    python scripts/export.py 20261122_101500 model --push me/boolq --dry-run
 """
 
 import sys
@@ -13,14 +15,15 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.base import exits
-from lib.command_line import Positional, options
+from lib.base.console import speak, speak_json, words_aside
+from lib.command_line import FlagCreatePairsOff, Out, Run, options
 
 
 @dataclass(frozen=True)
 class Options:
-    run: Positional[str]
+    run: Run
     """A run's folder, timestamp or name."""
-    out: Positional[Path]
+    out: Out
     """The folder to make; nothing is overwritten."""
     adapter_only: bool = False
     """The adapter alone, as peft keeps it, instead of a whole model."""
@@ -35,6 +38,8 @@ class Options:
     """Make a new repository public instead of private."""
     dry_run: bool = False
     """With --push: say what would be sent, and send nothing."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print one JSON object instead; what people read goes to stderr."""
     runs_dir: str = "runs"
     """Where timestamps and names are looked up."""
 
@@ -45,15 +50,20 @@ def main() -> None:
     from lib.export import push
 
     push.refuse(asked.push, asked.public, asked.dry_run)
-    from lib.export import make
     from lib.runs.folder import find
 
-    checked = make.export(
-        find(asked.run, asked.runs_dir), asked.out, asked.adapter_only, asked.base, asked.check
-    )
-    print(make.in_words(asked.out, checked))
-    if asked.push is not None:
-        print(push.send(asked.out, asked.push, private=not asked.public, dry_run=asked.dry_run))
+    run = find(asked.run, asked.runs_dir)
+    with words_aside(asked.json):
+        speak(f"exporting {run}")
+        from lib.export import make
+
+        checked = make.export(run, asked.out, asked.adapter_only, asked.base, asked.check)
+        speak(make.in_words(asked.out, checked))
+        if asked.push is not None:
+            speak(push.send(asked.out, asked.push, private=not asked.public, dry_run=asked.dry_run))
+    if asked.json:
+        pushed = None if asked.dry_run else asked.push
+        speak_json({"folder": asked.out, "checked": checked, "pushed": pushed})
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.base import exits
 from lib.base.console import speak
-from lib.command_line import Positional, options
+from lib.command_line import Out, Passages, options
 
 
 @dataclass(frozen=True)
 class Options:
-    passages: Positional[str]
+    passages: Passages
     """A .jsonl, .csv, .parquet (text, title, id) or .txt file (one a line), or a hub id."""
-    out: Positional[Path]
+    out: Out
     """The index's folder."""
     model: str = "minilm"
     """minilm, or the hub id or folder of a sentence-transformers model."""

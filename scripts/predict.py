@@ -1,8 +1,9 @@
-"""Answers of a finished run: scripts/predict.py RUN --data PATH [--out FILE.jsonl] [--offload FOLDER]
+"""Answers of a finished run: scripts/predict.py RUN --data PATH
 
 Examples:
-    python scripts/predict.py runs/science_exam/20261122_101500 --data test.csv   # rows without an answer
-    python scripts/predict.py runs/boolq/20261122_101500 --data new.jsonl --offload /tmp/weights
+    # rows without an answer
+    python scripts/predict.py 20261122_101500 --data test.csv
+    python scripts/predict.py 20261122_101500 --data new.jsonl --offload weights
 """
 
 import sys
@@ -12,15 +13,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.base import exits
-from lib.command_line import Positional, options
+from lib.base.console import speak, speak_json, words_aside
+from lib.command_line import FlagCreatePairsOff, Run, options
 
 
 @dataclass(frozen=True)
 class Options:
-    run: Positional[str]
+    run: Run
     """A run's folder, timestamp or name."""
     data: str
     """The rows (a .csv, .jsonl or .parquet file, a folder, a hub id); they need no label."""
+    columns: str | None = None
+    """What the rows call the recipe's columns: question=q,passage=text. None: as the run's rows do."""
     out: Path | None = None
     """The .jsonl file to make. None: predicted/<name of the data>.jsonl in the run's folder."""
     offload: Path | None = None
@@ -28,6 +32,8 @@ class Options:
     kept in this folder."""
     threads: int | None = None
     """CPU threads. None: as many as training used."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print one JSON object instead; what people read goes to stderr."""
     runs_dir: str = "runs"
     """Where timestamps and names are looked up."""
 
@@ -35,17 +41,19 @@ class Options:
 def main() -> None:
     """Write what a finished run's best checkpoint says of new rows."""
     asked = options(Options, __doc__)
-    from lib.evaluation.predict import predict
     from lib.runs.folder import find
 
-    written = predict(find(asked.run, asked.runs_dir), asked.data, asked.out, asked.offload, asked.threads)
-    print(f"{written.num_rows} rows predicted: {written.path}")
-    if written.num_rejected:
-        print(
-            f"WARNING: {written.num_rejected} malformed rows have no prediction: {written.rejected} says why"
-        )
-    if written.submission is not None:
-        print(f"submission: {written.submission}")
+    run = find(asked.run, asked.runs_dir)
+    with words_aside(asked.json):
+        speak(f"asking {run}")
+        from lib.evaluation.predict import predict
+        from lib.evaluation.trained import OtherRows
+
+        other = OtherRows(asked.data, asked.columns)
+        written = predict(run, other, asked.out, asked.offload, asked.threads)
+        speak(written.in_words())
+    if asked.json:
+        speak_json(written)
 
 
 if __name__ == "__main__":

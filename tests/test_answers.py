@@ -26,10 +26,11 @@ from lib.corpus.readers import RawRow
 from lib.corpus.splits import group_digest
 from lib.data.rows import EncodedRow
 from lib.evaluation import predict as predicting
-from lib.evaluation.trained import TrainedRun
+from lib.evaluation.trained import OtherRows, TrainedRun
 from lib.recipe import Example, Prediction, Recipe
 from lib.reports import summary
 from lib.reports.compare import compare
+from lib.reports.compare_words import lines
 from lib.reports.report import write_report
 from lib.runs.folder import RunFolder
 
@@ -204,12 +205,11 @@ def test_a_model_that_has_learned_is_not_warned_of(weight: Recipe) -> None:
 def test_two_runs_are_paired_by_their_numbers(weight: Recipe, tmp_path: Path) -> None:
     good, bad = predictions(0.5), predictions(9.0)
     words = [str(write_run(tmp_path / f"run{n}", weight, rows)) for n, rows in enumerate((bad, good))]
-    lines: list[str] = []
-    compare(tuple(words), "test", False, "runs", lines.append)
+    text = "\n".join(lines(compare(tuple(words), "test", False, "runs")))
     before, after = (weight.by_row(rows)["mean_absolute_error"] for rows in (bad, good))
     difference = intervals.difference(before, after, intervals.Groups.of(bad))
-    assert intervals.signed(difference) in "\n".join(lines)
-    assert "verdict by mean_absolute_error on 60 rows in 60 groups, B against A: better" in "\n".join(lines)
+    assert intervals.signed(difference) in text
+    assert "verdict by mean_absolute_error on 60 rows in 60 groups, B against A: better" in text
 
 
 def test_two_runs_whose_rows_have_other_numbers_are_not_paired(weight: Recipe, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_two_runs_whose_rows_have_other_numbers_are_not_paired(weight: Recipe, t
     other[7]["target"] = 8.5
     words = [str(write_run(tmp_path / f"run{n}", weight, rows)) for n, rows in enumerate((one, other))]
     with pytest.raises(CheckError, match=r"1 of 60 common rows .*: row r7: A 7\.0, B 8\.5"):
-        compare(tuple(words), "test", False, "runs", lambda line: None)
+        compare(tuple(words), "test", False, "runs").refuse()
 
 
 def test_predictions_say_the_answer_in_words(
@@ -227,11 +227,11 @@ def test_predictions_say_the_answer_in_words(
     encoded = [EncodedRow("r0", [np.array([1])], -1)]
     run = SimpleNamespace(recipe=weight, folder=RunFolder(tmp_path), index=lambda: None)
     run.world = lambda threads: SimpleNamespace(stop=SimpleNamespace(raise_if_requested=lambda: None))
-    run.other_rows = lambda data, with_label: Corpus(DataConfig(), weight, {OTHER: [example(0)]}, [], 1)
+    run.other_rows = lambda other, with_label: Corpus(DataConfig(), weight, {OTHER: [example(0)]}, [], 1)
     task = SimpleNamespace(encode=lambda examples, between, refuse: encoded, counts={})
     run.predictor = lambda world, offload: SimpleNamespace(task=task, predict=lambda encoded: rows)
     monkeypatch.setattr(TrainedRun, "open", lambda path: run)
-    written = predicting.predict(tmp_path, "rows.csv", tmp_path / "out.jsonl", None, None)
+    written = predicting.predict(tmp_path, OtherRows("rows.csv"), tmp_path / "out.jsonl", None, None)
     assert read_lines(written.path) == [{"id": "r0", "answer": "4.5 kg", "group": group_digest("g0")}]
 
 

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lib.answers.metrics import LOG_LOSS
 from lib.base.exits import CheckError
+from lib.base.files import read_lines
 from lib.config import Config, to_dict
 from lib.reports.compare import compare
+from lib.reports.compare_words import lines
 from lib.runs.folder import find
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,9 +91,9 @@ def write_run(path: Path, rows: list[dict[str, Any]] | None = None, **changes: A
 
 def said(*paths: Path, common_rows: bool = False) -> str:
     """What compare says."""
-    lines: list[str] = []
-    compare(tuple(map(str, paths)), "test", common_rows, "runs", lines.append)
-    return "\n".join(lines)
+    comparison = compare(tuple(map(str, paths)), "test", common_rows, "runs")
+    comparison.refuse()
+    return "\n".join(lines(comparison))
 
 
 def refusal(*paths: Path) -> str:
@@ -101,9 +104,9 @@ def refusal(*paths: Path) -> str:
 
 def section(text: str, name: str) -> list[str]:
     """The indented lines under a heading, blanks squeezed."""
-    lines = text.splitlines()
+    all_lines = text.splitlines()
     found = []
-    for line in lines[lines.index(name) + 1 :]:
+    for line in all_lines[all_lines.index(name) + 1 :]:
         if not line.startswith("  "):
             break
         found.append(" ".join(line.split()))
@@ -195,6 +198,64 @@ def test_seeds_of_one_experiment_measure_seed_noise(tmp_path: Path) -> None:
     assert "seeds of one experiment" not in said(*runs, lr) and "seed noise" not in said(runs[0], lr)
 
 
+def seeds(folder: Path, name: str, skills: list[float]) -> str:
+    """A group of runs, one a seed; their paths between commas."""
+    paths = [folder / f"{name}{seed}" for seed in range(len(skills))]
+    for seed, (path, skill) in enumerate(zip(paths, skills, strict=True)):
+        write_run(path, predictions(skill, 200, seed), optim__seed=seed, data__max_length=len(name))
+    return ",".join(map(str, paths))
+
+
+def test_groups_of_seeds_are_compared_by_the_means_of_their_rows(tmp_path: Path) -> None:
+    weak, strong = seeds(tmp_path, "w", [0.4, 0.5, 0.6]), seeds(tmp_path, "st", [1.9, 2.0, 2.1])
+    comparison = compare((weak, strong), "test", False, "runs")
+    (pair,) = comparison.pairs
+    runs = [
+        [read_lines(Path(path) / "predictions/test.jsonl") for path in group.split(",")]
+        for group in (weak, strong)
+    ]
+    losses = [[LOG_LOSS.by_row(rows) for rows in group] for group in runs]
+    means = [np.mean(each, axis=0) for each in losses]
+    assert pair.scores["log_loss"].difference.value == pytest.approx(float((means[1] - means[0]).mean()))
+    assert pair.seeds is not None and pair.seeds.first == [float(values.mean()) for values in losses[0]]
+    assert pair.verdict == "better" and "the seeds'" in pair.why
+    text = "\n".join(lines(comparison))
+    assert "seeds of A: 3, log_loss mean" in text and "B - A over seeds (Welch)" in text
+    assert section(text, "configuration") == ["data.max_length 1 2"]
+
+
+def test_what_the_rows_say_but_the_seeds_do_not_is_no_verdict(tmp_path: Path) -> None:
+    """Means of 0.75 and 1.25 by luck: seeds of one group are further apart than the groups."""
+    one, two = seeds(tmp_path, "o", [0.0, 1.5]), seeds(tmp_path, "tw", [0.5, 2.0])
+    text = said(Path(one), Path(two))
+    assert "cannot tell: beyond the rows' interval, but not beyond the seeds'" in verdict(text)
+    alone = write_run(tmp_path / "alone", predictions(0.0, 200, 9), optim__seed=9)
+    assert "one side has a single seed, so how much is luck is unknown" in verdict(said(alone, Path(two)))
+
+
+def test_a_group_of_something_else_than_seeds_is_refused(tmp_path: Path) -> None:
+    group = seeds(tmp_path, "s", [1.0, 1.1])
+    other = write_run(
+        tmp_path / "other", predictions(1.0, 200), optim__seed=5, optim__lr=1.0, data__max_length=1
+    )
+    again = write_run(tmp_path / "again", predictions(1.0, 200), optim__seed=0, data__max_length=1)
+    third = write_run(tmp_path / "third", predictions(1.0, 200))
+    assert "B is no group of seeds" in refusal(third, Path(f"{group},{other}"))
+    assert "optim.lr, optim.seed differ" in refusal(third, Path(f"{group},{other}"))
+    assert "one seed stands there twice" in refusal(third, Path(f"{group},{again}"))
+
+
+def test_the_file_of_seeds_stands_for_its_runs(tmp_path: Path) -> None:
+    group = seeds(tmp_path, "s", [1.0, 1.1]).split(",")
+    file = Path(group[1]) / "seeds.json"
+    file.write_text(json.dumps({"runs": {"0": "s0", "1": "s1"}, "test": {}}))
+    third = write_run(tmp_path / "third", predictions(2.0, 200))
+    assert compare((str(file), str(third)), "test", False, "runs").runs["A"] == group
+    file.write_text(json.dumps({"test": {}}))
+    with pytest.raises(ValueError, match="does not say which runs"):
+        compare((str(file), str(third)), "test", False, "runs")
+
+
 def test_more_than_two_runs_get_a_table_with_a_line_each(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / str(skill), predictions(skill)) for skill in (1.0, 2.0, 0.5)]
     table = said(*runs).rpartition("\nrun ")[2].splitlines()
@@ -255,10 +316,10 @@ def test_other_recipes_label_sets_unfinished_and_damaged_runs_are_refused(tmp_pa
 def test_one_refused_run_does_not_hide_the_others(tmp_path: Path) -> None:
     one, good = (write_run(tmp_path / str(skill), predictions(skill)) for skill in (0.5, 2.0))
     bad = write_run(tmp_path / "bad")
-    lines: list[str] = []
+    comparison = compare((str(one), str(bad), str(good)), "test", False, "runs")
     with pytest.raises(CheckError, match="B is not comparable with A: B is not finished"):
-        compare((str(one), str(bad), str(good)), "test", False, "runs", lines.append)
-    table = lines[-1].splitlines()
+        comparison.refuse()
+    table = lines(comparison)[-4:]
     assert table[2].endswith("not comparable") and table[3].endswith("better")
 
 
@@ -294,6 +355,22 @@ def test_the_command_ends_with_0_2_and_3(tmp_path: Path) -> None:
 
     code, text = ends(str(one), "long")
     assert code == 0 and "verdict by log_loss on 40 rows" in text
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "scripts/compare.py"),
+            str(one),
+            "long",
+            "--json",
+            "--runs-dir",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(done.stdout)
+    assert f"verdict by log_loss on 40 rows in 40 groups, B against A: {found['pairs'][0]['verdict']}" in text
+    assert found["runs"]["A"] == [str(one)] and found["refused"] == {}
     code, text = ends("20250101_120000", "dead")
     assert code == 3 and "what differs" in text and "refused: B is not comparable with A" in text
     for words in [("long", "lang"), ("long",), ("long", "long"), ("20250101", "long", "--split", "tets")]:

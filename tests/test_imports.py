@@ -305,7 +305,7 @@ def test_ranks_are_compared_in_dist_only_and_few_ask_whether_they_are_rank_0() -
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_and_functions_are_short(path: Path) -> None:
     num_lines = len(path.read_text().splitlines())
-    assert num_lines <= (60 if path.parent.name == "scripts" else 300)
+    assert num_lines <= (70 if path.parent.name == "scripts" else 300)
     for function in functions(path):
         assert (function.end_lineno or 0) - function.lineno < 60, where(path, function)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from lib import recipe as recipes
 from lib.answers import intervals, metrics
@@ -272,3 +273,12 @@ def test_every_recipe_says_which_way_its_first_score_is_better() -> None:
         recipe = recipes.load(name)
         assert recipe.better == recipe.metrics[0].better
         assert metrics.SWAP_AGREEMENT.better is None
+
+
+def test_the_difference_of_seeds_has_welchs_interval() -> None:
+    # means 2 and 5; variances 1 / 3 and 4 / 3 of the means; df = (5/3)^2 / ((1/3)^2/2 + (4/3)^2/2) = 2.941
+    found = intervals.of_seeds([1.0, 2.0, 3.0], [3.0, 5.0, 7.0])
+    other = scipy.stats.ttest_ind([3.0, 5.0, 7.0], [1.0, 2.0, 3.0], equal_var=False)
+    limits = other.confidence_interval(0.95)
+    assert (found.value, found.low, found.high) == pytest.approx((3.0, limits.low, limits.high))
+    assert intervals.of_seeds([1.0, 1.0], [2.0, 2.0]) == intervals.Interval(1.0, 1.0, 1.0)

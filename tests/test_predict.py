@@ -26,6 +26,7 @@ from lib.data import rows as encoded_rows
 from lib.evaluation.predict import predict
 from lib.evaluation.predictor import Predictor
 from lib.evaluation.rescore import rescore
+from lib.evaluation.trained import OtherRows
 from lib.models import heads, tiny
 from lib.recipe import Recipe
 from lib.tasks import make as make_task
@@ -74,7 +75,7 @@ def test_an_exam_without_answers_becomes_a_submission(exam: Path, tmp_path: Path
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    found = predict(exam, str(tmp_path / "test.csv"), None, None, None)
+    found = predict(exam, OtherRows(str(tmp_path / "test.csv")), None, None, None)
     assert found.path == exam / "predicted" / "test.jsonl" and (found.num_rows, found.num_rejected) == (9, 0)
     said = read_lines(found.path)
     assert [row["id"] for row in said] == [str(number) for number in range(9)]
@@ -83,7 +84,7 @@ def test_an_exam_without_answers_becomes_a_submission(exam: Path, tmp_path: Path
     lines = found.submission.read_text().splitlines()
     assert lines[0] == "id,prediction" and lines[1] == "0," + " ".join(said[0]["ranking"][:3])
     with pytest.raises(ValueError, match="test.jsonl is there and is not overwritten; name another .* --out"):
-        predict(exam, str(tmp_path / "test.csv"), None, None, None)
+        predict(exam, OtherRows(str(tmp_path / "test.csv")), None, None, None)
 
 
 def test_a_row_that_is_too_long_is_in_the_submission_too(
@@ -91,7 +92,7 @@ def test_a_row_that_is_too_long_is_in_the_submission_too(
 ) -> None:
     rows = without(recipe.load("science_exam"), 3)
     rows[1]["prompt"] = "What is the colour of the fern? " * 2000
-    found = predict(exam, write(tmp_path / "long.jsonl", rows), tmp_path / "out.jsonl", None, None)
+    found = predict(exam, OtherRows(write(tmp_path / "long.jsonl", rows)), tmp_path / "out.jsonl", None, None)
     assert [row["id"] for row in read_lines(found.path)] == ["0", "1", "2"]
     assert found.submission is not None and len(found.submission.read_text().splitlines()) == 4
     assert "WARNING: 1 rows are longer than the model can read" in capsys.readouterr().out
@@ -141,13 +142,13 @@ def test_an_empty_answer_is_still_malformed() -> None:
 
 def test_an_adapter_on_a_base_on_the_disk_says_the_same_to_the_bit(boolq: Path, tmp_path: Path) -> None:
     data = write(tmp_path / "new.jsonl", without(recipe.load("boolq"), 11))
-    whole = predict(boolq, data, tmp_path / "whole.jsonl", None, None)
-    parts = predict(boolq, data, tmp_path / "parts.jsonl", tmp_path / "index", None)
+    whole = predict(boolq, OtherRows(data), tmp_path / "whole.jsonl", None, None)
+    parts = predict(boolq, OtherRows(data), tmp_path / "parts.jsonl", tmp_path / "index", None)
     assert whole.path.read_text() == parts.path.read_text()
     assert {row["answer"] for row in read_lines(whole.path)} <= {"yes", "no"}
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["index.json"]  # and no copy of a weight
     with pytest.raises(ValueError, match="is in use for something else"):
-        predict(boolq, data, tmp_path / "more.jsonl", tmp_path, None)
+        predict(boolq, OtherRows(data), tmp_path / "more.jsonl", tmp_path, None)
 
 
 def test_a_file_that_appeared_meanwhile_is_left_and_malformed_rows_are_listed(
@@ -156,7 +157,7 @@ def test_a_file_that_appeared_meanwhile_is_left_and_malformed_rows_are_listed(
     rows = without(recipe.load("science_exam"), 120)
     rows[5] |= {"B": None}
     data, out = write(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
-    found = predict(exam, data, out, None, None)
+    found = predict(exam, OtherRows(data), out, None, None)
     assert (found.num_rows, found.num_rejected) == (119, 1)
     (said,) = read_lines(tmp_path / "out.rejected.jsonl")
     assert said["where"] == "rows.jsonl:6" and "option B is None" in said["reason"]
@@ -168,7 +169,7 @@ def test_a_file_that_appeared_meanwhile_is_left_and_malformed_rows_are_listed(
 
     monkeypatch.setattr(Predictor, "predict", late)
     with pytest.raises(ValueError, match=r"late\.jsonl was made by somebody else meanwhile"):
-        predict(exam, data, tmp_path / "late.jsonl", None, None)
+        predict(exam, OtherRows(data), tmp_path / "late.jsonl", None, None)
     assert (tmp_path / "late.jsonl").read_text() == "precious"
     assert not [path.name for path in tmp_path.iterdir() if path.name[0] == "."]
 
@@ -181,14 +182,14 @@ def test_a_base_that_is_another_by_now_is_refused(tmp_path: Path) -> None:
     flags = ["--model", str(base), "--quantize", "none", "--lora-rank", "4", "--max-length", "100"]
     folder = train(tmp_path / "runs", "boolq", *flags)
     data = write(tmp_path / "new.jsonl", without(recipe.load("boolq"), 3))
-    predict(folder, data, tmp_path / "whole.jsonl", None, None)
+    predict(folder, OtherRows(data), tmp_path / "whole.jsonl", None, None)
     # copies: the file they are mapped from is written anew
     weights = {name: value.clone() for name, value in load_file(base / "model.safetensors").items()}
     weights["model.layers.1.mlp.up_proj.weight"][3, 5] += 0.25
     write_tensors(base / "model.safetensors", weights)
     for offload in (None, tmp_path / "index"):
         with pytest.raises(CheckError, match="fingerprint of base changed since this run began"):
-            predict(folder, data, tmp_path / "other.jsonl", offload, None)
+            predict(folder, OtherRows(data), tmp_path / "other.jsonl", offload, None)
     with pytest.raises(CheckError, match="fingerprint of base changed since this run began"):
         rescore(folder, "test", None, None)
     assert not (tmp_path / "other.jsonl").exists() and not list((folder / "evaluations").iterdir())
@@ -207,8 +208,8 @@ def test_a_base_whose_file_has_no_pooler_runs_from_the_disk(tmp_path: Path) -> N
     flags = ["--model", str(base), "--quantize", "none", "--lora-rank", "4", "--max-length", "100"]
     folder = train(tmp_path / "runs", "boolq", *flags)
     data = write(tmp_path / "new.jsonl", without(recipe.load("boolq"), 3))
-    whole = predict(folder, data, tmp_path / "whole.jsonl", None, None)
-    parts = predict(folder, data, tmp_path / "parts.jsonl", tmp_path / "index", None)
+    whole = predict(folder, OtherRows(data), tmp_path / "whole.jsonl", None, None)
+    parts = predict(folder, OtherRows(data), tmp_path / "parts.jsonl", tmp_path / "index", None)
     assert whole.path.read_text() == parts.path.read_text()
 
 
@@ -223,8 +224,17 @@ def test_what_cannot_be_predicted_is_refused(exam: Path, tmp_path: Path) -> None
         ((exam, data, out, None, 0), "--threads is 0"),
     ):
         with pytest.raises(ValueError, match=words):
-            predict(*arguments)
+            run_of, data_of, *others = arguments
+            predict(run_of, OtherRows(str(data_of)), *others)  # type: ignore[arg-type]
     assert not out.exists()
+
+
+def test_rows_may_call_their_columns_otherwise(boolq: Path, tmp_path: Path) -> None:
+    rows = without(recipe.load("boolq"), 4)
+    renamed = [{"q": row.pop("question"), **row} for row in map(dict, rows)]
+    whole = predict(boolq, OtherRows(write(tmp_path / "rows.jsonl", rows)), tmp_path / "a.jsonl", None, None)
+    other = OtherRows(write(tmp_path / "other.jsonl", renamed), "question=q")
+    assert predict(boolq, other, tmp_path / "b.jsonl", None, None).path.read_text() == whole.path.read_text()
 
 
 # Scores four rows and prints the memory they took beyond what the imports had left, in bytes.

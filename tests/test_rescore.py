@@ -11,7 +11,7 @@ from lib.base import exits
 from lib.base.exits import CheckError
 from lib.command_line import parse
 from lib.evaluation.rescore import rescore
-from lib.evaluation.trained import TrainedRun
+from lib.evaluation.trained import OtherRows, TrainedRun
 from tests.tools import SHORT, only_run
 
 ROWS = recipe.load("arena").sample(60, 0)
@@ -42,11 +42,11 @@ def test_rows_that_made_or_chose_the_model_are_no_new_rows(
     """Validation rows chose the best checkpoint."""
     rows = [row | {"id": f"renamed {number}"} for number, row in enumerate(ROWS[first : first + 5])]
     with pytest.raises(CheckError, match=f"5 prompts stand in both the {split} and the data rows"):
-        rescore(finished, None, write(tmp_path / "rows.jsonl", rows), None)
+        rescore(finished, None, OtherRows(write(tmp_path / "rows.jsonl", rows)), None)
 
 
 def test_test_rows_are_new_to_the_run(finished: Path, tmp_path: Path) -> None:
-    found = rescore(finished, None, write(tmp_path / "rows.jsonl", ROWS[50:]), None)
+    found = rescore(finished, None, OtherRows(write(tmp_path / "rows.jsonl", ROWS[50:])), None)
     assert found.now["num_rows"] == 10
     assert sorted(path.name for path in found.folder.iterdir()) == ["predictions", "scores.json"]
 
@@ -54,13 +54,13 @@ def test_test_rows_are_new_to_the_run(finished: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("test", "rows.jsonl", None), "leave it out with --data"),
+        (("test", OtherRows("rows.jsonl"), None), "leave it out with --data"),
         ((None, None, 0), "--threads is 0"),
         ((None, None, -1), "--threads is -1"),
     ],
 )
 def test_what_contradicts_itself_is_refused(
-    arguments: tuple[str | None, str | None, int | None], words: str, finished: Path
+    arguments: tuple[str | None, OtherRows | None, int | None], words: str, finished: Path
 ) -> None:
     with pytest.raises(ValueError, match=words):
         rescore(finished, *arguments)

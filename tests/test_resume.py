@@ -176,8 +176,8 @@ def test_the_same_bytes_at_another_place_are_the_same_rows(tmp_path: Path) -> No
     places[1].rename(places[2])
     lost = run(str(folder), script="evaluate.py")
     assert lost.returncode == 2 and "--moved-to PATH" in lost.stderr
-    found = run(str(folder), "--moved-to", str(places[2]), script="evaluate.py")
-    assert "the same to the last digit" in found.stdout
+    found = run(str(folder), "--moved-to", str(places[2]), "--json", script="evaluate.py")
+    assert "the same to the last digit" in found.stderr and json.loads(found.stdout)["same"] is True
     places[2].write_text("\n".join(rows[1:]) + "\n")
     other = run(str(folder), "--moved-to", str(places[2]), script="evaluate.py")
     assert other.returncode == 2 and "does not hold the bytes" in other.stderr

@@ -25,6 +25,7 @@ from lib.config import ChooseConfig, Config, DataConfig
 from lib.corpus import contexts, readers
 from lib.evaluation.predict import predict
 from lib.evaluation.rescore import rescore
+from lib.evaluation.trained import OtherRows
 from lib.recipe import Example, Prediction, Row
 from lib.retrieval import embed as embed_module
 from lib.retrieval import nearest, passages
@@ -622,12 +623,12 @@ def test_a_run_with_an_index_stops_goes_on_and_scores_the_same(
     file = write(
         tmp_path / "others.jsonl", [{k: v for k, v in row.items() if k != "context"} for row in others]
     )
-    found = rescore(folder, None, str(file), None)
+    found = rescore(folder, None, OtherRows(str(file)), None)
     assert found.now["num_rows"] == 10
     assert len(read_lines(found.folder / "contexts.jsonl")) == 10
 
     # new rows are answered as the run's own were: with what the same index finds
-    answers = predict(folder, str(file), tmp_path / "said.jsonl", None, None)
+    answers = predict(folder, OtherRows(str(file)), tmp_path / "said.jsonl", None, None)
     said = {line["id"]: line["probabilities"] for line in read_lines(answers.path)}
     scored = read_lines(found.folder / "predictions" / "data.jsonl")
     assert said == {line["id"]: line["probabilities"] for line in scored}

@@ -12,6 +12,7 @@ from lib import recipe, run
 from lib.base import exits
 from lib.base.contents import Spread
 from lib.base.exits import CheckError
+from lib.base.files import write_json
 from lib.command_line import parse
 from lib.config import Config
 from lib.launching import seeds
@@ -67,6 +68,8 @@ def runs(tmp_path: Path) -> dict[int, RunFolder]:
         folder.path.mkdir()
         config = recipe.load("arena").config
         folder.write_config(replace(config, data=replace(config.data, data="<script>rows")))
+        sizes = {"num_rows": 98, "num_groups": 90}
+        write_json(folder.path / "scores.json", {"splits": {"test": sizes}})
     return folders
 
 
@@ -84,6 +87,7 @@ def test_the_page_says_mean_and_spread_and_leads_to_the_reports(runs: dict[int, 
     assert "log_loss lower is better 0.7000 0.2828 0.5000 0.9000" in words
     assert "test: log_loss is 0.7000 on average and strays by 0.2828" in words
     assert "(standard deviation) from seed to seed, from 0.5000 to 0.9000." in words
+    assert "test: 98 rows in 90 groups" in words
     links = re.findall(r'href="([^#"]*)"', html)
     assert set(links) == {"../20231215_120000-a%20%231/report.html", "report.html"}
 

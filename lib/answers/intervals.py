@@ -140,6 +140,21 @@ def difference(before: np.ndarray, after: np.ndarray, groups: Groups) -> Interva
     return Interval(value, min(low for low, _ in both), max(high for _, high in both))
 
 
+def of_seeds(before: Sequence[float], after: Sequence[float]) -> Interval:
+    """The difference of the means of two groups of seeds, at least two in each, with Welch's interval (1947,
+    Biometrika 34): Student's, for two spreads that need not be the same."""
+    from scipy.special import stdtrit
+
+    of_mean = [np.var(values, ddof=1) / len(values) for values in (before, after)]
+    error2, value = float(sum(of_mean)), float(np.mean(after) - np.mean(before))
+    if error2 == 0:
+        return Interval(value, value, value)
+    parts = zip(of_mean, (before, after), strict=True)
+    freedom = error2**2 / sum(part**2 / (len(values) - 1) for part, values in parts)
+    half = float(stdtrit(freedom, 0.975)) * error2**0.5
+    return Interval(value, value - half, value + half)
+
+
 def beyond(difference: Interval, better: str) -> bool:
     """Is a difference an improvement of which one can be sure? `better`: which way a score is better."""
     return difference.high < 0 if better == "lower" else difference.low > 0

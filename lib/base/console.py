@@ -1,11 +1,16 @@
 """What people see. A console that goes away (a closed terminal, a broken pipe) never ends a run."""
 
+import dataclasses
+import json
+import math
 import os
 import shutil
 import sys
 import textwrap
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 
@@ -43,6 +48,30 @@ def speak(text: str, stream: TextIO | None = None) -> None:
     if stream.isatty():
         text = in_columns(text, shutil.get_terminal_size().columns - 1)
     print(text, file=Steady(stream), flush=True)
+
+
+def speak_json(value: Any) -> None:
+    """One JSON value on stdout, for programs; what is no finite number is null."""
+    speak(json.dumps(_plain(value), indent=1, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+@contextmanager
+def words_aside(apart: bool) -> Iterator[None]:
+    """While this holds, what is said goes to stderr if it is to stand `apart` from JSON on stdout."""
+    with redirect_stdout(sys.stderr) if apart else nullcontext():
+        yield
 
 
 def in_columns(text: str, width: int) -> str:

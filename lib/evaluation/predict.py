@@ -10,7 +10,7 @@ from lib.base.heap import give_back_at_once
 from lib.command_line import refuse_threads
 from lib.corpus.corpus import OTHER
 from lib.evaluation.scoring import kept
-from lib.evaluation.trained import TrainedRun
+from lib.evaluation.trained import OtherRows, TrainedRun
 
 SUBMISSION, CONTEXTS, REJECTED = ".submission.csv", ".contexts.jsonl", ".rejected.jsonl"
 
@@ -23,24 +23,35 @@ class Written:
     submission: Path | None
     num_rows: int
     num_rejected: int
-    rejected: Path
+    rejected: Path | None
     """The malformed rows, with reasons, if there are any."""
 
+    def in_words(self) -> str:
+        lines = [f"{self.num_rows} rows predicted: {self.path}"]
+        if self.rejected is not None:
+            none = f"{self.num_rejected} malformed rows have no prediction"
+            lines.append(f"WARNING: {none}: {self.rejected} says why")
+        if self.submission is not None:
+            lines.append(f"submission: {self.submission}")
+        return "\n".join(lines)
 
-def predict(path: Path, data: str, out: Path | None, offload: Path | None, threads: int | None) -> Written:
-    """Write what the run's best checkpoint says of every row of `data`. Raises ValueError (no such run, bad
+
+def predict(
+    path: Path, other: OtherRows, out: Path | None, offload: Path | None, threads: int | None
+) -> Written:
+    """Write what the run's best checkpoint says of all `other` rows. Raises ValueError (no such run, bad
     rows, a file in the way), RepeatsError (damaged checkpoint), StoppedError."""
     refuse_threads(threads)
     if offload is not None:
         give_back_at_once()
     run = TrainedRun.open(path)
     world = run.world(threads)
-    out = out or run.folder.path / "predicted" / f"{Path(data).stem or 'data'}.jsonl"
+    out = out or run.folder.path / "predicted" / f"{Path(other.data).stem or 'data'}.jsonl"
     submission = out.with_suffix(SUBMISSION) if run.recipe.submission is not None else None
     index = run.index()
     others = [submission, out.with_suffix(CONTEXTS) if index else None, out.with_suffix(REJECTED)]
     _refuse_taken(out, others, offload)
-    corpus = run.other_rows(data, with_label=False)
+    corpus = run.other_rows(other, with_label=False)
     retrieved = run.retrieved(corpus, index, world) if index is not None else None
     if retrieved is not None:
         corpus = corpus.with_splits(retrieved.splits)
@@ -60,7 +71,8 @@ def predict(path: Path, data: str, out: Path | None, offload: Path | None, threa
     write_lines(out, lines, new=True)
     if submission is not None and run.recipe.submission is not None:
         write_csv(submission, [run.recipe.submission(row) for row in predictions], new=True)
-    return Written(out, submission, len(predictions), len(corpus.rejected), out.with_suffix(REJECTED))
+    rejected = out.with_suffix(REJECTED) if corpus.rejected else None
+    return Written(out, submission, len(predictions), len(corpus.rejected), rejected)
 
 
 def _refuse_taken(out: Path, others: list[Path | None], offload: Path | None) -> None:

@@ -30,6 +30,15 @@ from lib.training import checkpoint
 
 
 @dataclass(frozen=True)
+class OtherRows:
+    """Rows that a run has never seen."""
+
+    data: str
+    columns: str | None = None
+    """What they call the recipe's columns. None: as the run's own rows do; empty: as the recipe does."""
+
+
+@dataclass(frozen=True)
 class TrainedRun:
     """A run's folder and what its numbers belong to."""
 
@@ -86,12 +95,11 @@ class TrainedRun:
         self._check(corpus.fingerprints())
         return corpus
 
-    def other_rows(self, data: str, with_label: bool, columns: str | None = None) -> Corpus:
-        """Rows that the run has never seen, all in one split. `columns`: what these call theirs (None: as the
-        run's do). Raises ValueError."""
-        config = replace(self.config.data, data=data)
-        if columns is not None:
-            config = replace(config, columns=columns)
+    def other_rows(self, rows: OtherRows, with_label: bool) -> Corpus:
+        """They, all in one split. Raises ValueError."""
+        config = replace(self.config.data, data=rows.data)
+        if rows.columns is not None:
+            config = replace(config, columns=rows.columns)
         return Corpus.read(config, self.recipe, with_label).whole()
 
     def index(self) -> Index | None:

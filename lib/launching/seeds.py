@@ -12,7 +12,7 @@ from lib.base.files import read_json, write_json
 from lib.config import Config
 from lib.launching.start import done_or_trained
 from lib.process.signals import StopFlag
-from lib.reports.seeds_page import Spreads, write_seeds_page
+from lib.reports.seeds_page import Spreads, sizes, write_seeds_page
 from lib.runs.folder import RunFolder
 from lib.runs.resume import check_same_rows
 
@@ -36,8 +36,8 @@ def train(config: Config, once: Callable[..., int]) -> int:
         check_same_rows(list(runs.values()))
     summary = summarize(runs)
     path = runs[seeds[-1]].path / "seeds.json"
-    write_json(path, summary)
-    for line in table(summary):
+    write_json(path, {"runs": {seed: run.path.name for seed, run in runs.items()}, **summary})
+    for line in table(summary, runs[seeds[0]]):
         speak(line)
     speak(f"means and spreads: {path}; as a page: {write_seeds_page(summary, runs)}")
     return DONE
@@ -55,13 +55,13 @@ def summarize(runs: dict[int, RunFolder]) -> Spreads:
     return spreads
 
 
-def table(summary: Spreads) -> list[str]:
-    """For people: mean, spread, and each seed's value."""
+def table(summary: Spreads, first: RunFolder) -> list[str]:
+    """For people: mean, spread, and each seed's value; `first`: one of the runs, which scored the same
+    rows."""
     lines = []
     for split, scores in summary.items():
+        lines.append(f"{split} ({' in '.join(sizes(first)[split])})")
         for name, of_score in scores.items():
             values = "  ".join(f"{value:.4f}" for value in of_score["seeds"].values())
-            lines.append(
-                f"{split:11} {name:15} {of_score['mean']:.4f} +- {of_score['spread']:.4f}   ({values})"
-            )
+            lines.append(f"  {name:15} {of_score['mean']:.4f} +- {of_score['spread']:.4f}   ({values})")
     return lines

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lib.base.contents import Spread
+from lib.base.files import read_json
 from lib.recipe import load
 from lib.reports.page import ACCENT, TEXT, WIDTHS, dress, inline_svg, render, write_page
 from lib.runs.folder import RunFolder
@@ -28,10 +29,21 @@ def write_seeds_page(spreads: Spreads, runs: Mapping[int, RunFolder]) -> Path:
         better={metric.name: metric.better for metric in recipe.metrics},
         first=first,
         spreads=spreads,
+        sizes=sizes(last),
         runs={seed: (run.path.name, _link(run.path, last.path)) for seed, run in runs.items()},
         plots={name: _plot(spreads, first, width) for name, width in WIDTHS.items()},
     )
     return write_page(last.path / "seeds.html", page)
+
+
+def sizes(run: RunFolder) -> dict[str, list[str]]:
+    """Of each split, how many rows were scored, and in how many groups (runs of before do not say)."""
+    splits = read_json(run.path / "scores.json")["splits"]
+    of = {"num_rows": "rows", "num_groups": "groups"}
+    return {
+        split: [f"{scored[key]:,} {word}" for key, word in of.items() if key in scored]
+        for split, scored in splits.items()
+    }
 
 
 def _link(run: Path, beside: Path) -> str:

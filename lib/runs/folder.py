@@ -49,6 +49,18 @@ class Folder:
             ) from None
         file.write_text(str(os.getpid()))
 
+    def held(self) -> bool:
+        """Does a live process hold it?"""
+        file = self.path / "lock"
+        try:
+            if file.exists():
+                Lock(file, shared=True).release()
+        except BlockingIOError:
+            return True
+        except OSError:  # somebody else's folder, a disk that can only be read: nobody here works in it
+            return False
+        return False
+
     def remove(self) -> None:
         """Leave nothing of a run that never began."""
         shutil.rmtree(self.path, ignore_errors=True)

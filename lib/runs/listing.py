@@ -1,0 +1,140 @@
+"""All runs under a folder of runs, as they stand: read from their files, whatever state these are in."""
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib import recipe as recipes
+from lib.base.contents import Status
+from lib.base.exits import DONE, REFUSED, STOPPED
+from lib.base.files import read_json
+from lib.runs.folder import FORMAT, RunFolder
+
+UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+SCORED = ("test", "validation")  # the first of them that a run has is shown
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One run folder; None for what it does not say."""
+
+    run: str
+    """What to type for it."""
+    path: str
+    recipe: str
+    state: str
+    """running, done, stopped, killed, failed, refused, or unreadable and why."""
+    began: bool
+    """Was a step saved, or does it run? What never began is no run to compare."""
+    exit_code: int | None = None
+    step: int | None = None
+    num_steps: int | None = None
+    split: str | None = None
+    scores: dict[str, Any] = field(default_factory=dict)
+    """Of that split: name -> value, low, high; the recipe's first one first."""
+    command: str | None = None
+    begun: str | None = None
+    age_s: float | None = None
+
+
+def all_runs(runs_dir: str, recipe: str | None = None) -> list[Listed]:
+    """The newest first. Raises ValueError when there is no such folder, or no such recipe."""
+    above = Path(runs_dir)
+    if not above.is_dir():
+        raise ValueError(f"--runs-dir {runs_dir} is no folder; runs are kept where train.py was told to")
+    if recipe is not None:
+        recipes.load(recipe)
+    files = above.glob(f"{recipe or '[!.]*'}/[!.]*/config.json")
+    paths = sorted((file.parent for file in files), key=lambda path: path.name, reverse=True)
+    names = [path.name for path in paths]
+    return [_listed(path, path.name if names.count(path.name) == 1 else str(path)) for path in paths]
+
+
+def _listed(path: Path, name: str) -> Listed:
+    folder, begun_s = RunFolder(path), _begun_s(path)
+    known = Listed(
+        run=name,
+        path=str(path),
+        recipe=path.parent.name,
+        state="",
+        began=folder.checkpoints.is_dir(),
+        begun=None if begun_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(begun_s)),
+        age_s=None if begun_s is None else time.time() - begun_s,
+    )
+    try:
+        read_json(path / "config.json")
+        record = folder.record()
+        scores = read_json(path / "scores.json")["splits"] if (path / "scores.json").is_file() else {}
+        split = next((name for name in SCORED if name in scores), None)
+        of_split = scores[split]["scores"] if split else {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Listed(**asdict(known) | {"state": f"unreadable: {error}"})
+    status = folder.status()
+    state = _state(folder, status)
+    values = {
+        "state": state,
+        "began": known.began or state == "running",
+        "exit_code": status.get("exit_code"),
+        "step": status.get("step"),
+        "num_steps": status.get("num_steps"),
+        "split": split,
+        "scores": of_split,
+        "command": record.get("command"),
+    }
+    return Listed(**asdict(known) | values)
+
+
+def _state(folder: RunFolder, status: Status) -> str:
+    code = status.get("exit_code")
+    if folder.held():
+        return "running"
+    if code is None:  # nobody was there to say how it ended
+        return "killed"
+    return {DONE: "done", STOPPED: "stopped", REFUSED: "refused"}.get(code, f"failed ({code})")
+
+
+def _begun_s(path: Path) -> float | None:
+    try:
+        return time.mktime(time.strptime(path.name.partition("-")[0], FORMAT))
+    except ValueError:  # the folder was given another name
+        return None
+
+
+def table(runs: list[Listed], width: int) -> list[str]:
+    """For people, in lines of at most `width` letters: what trained, and below it what never began."""
+    if not runs:
+        return []
+    begun = [run for run in runs if run.began]
+    lines = _rows(begun, width) if begun else []
+    if others := [run for run in runs if not run.began]:
+        lines += [*([""] if lines else []), "never began:"]
+        for run in others:
+            why = next((f", see {name}" for name in ("rejected.jsonl", "lint.json") if _has(run, name)), "")
+            lines.append(f"  {run.run}  {run.state}{why}"[:width])
+    return lines
+
+
+def _has(run: Listed, name: str) -> bool:
+    return (Path(run.path) / name).exists()
+
+
+def _rows(runs: list[Listed], width: int) -> list[str]:
+    rows = [["run", "state", "step", "score", "age", "command"]]
+    for run in runs:
+        score = next((f"{name} {value['value']:.4f}" for name, value in run.scores.items()), "-")
+        score += " (validation)" if run.split == "validation" else ""
+        step = "-" if run.step is None else f"{run.step}/{run.num_steps or '?'}"
+        rows.append([run.run, run.state, step, score, age(run.age_s), run.command or "-"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [line if len(line) <= width else line[: width - 4].rstrip() + " ..." for line in lines]
+
+
+def age(seconds: float | None) -> str:
+    """4000 -> 1 h"""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    size, unit = next((one for one in UNITS if seconds >= one[0]), UNITS[-1])
+    return f"{max(0, int(seconds // size))} {unit}"
