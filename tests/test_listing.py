@@ -84,7 +84,10 @@ def test_two_recipes_may_have_runs_of_one_name(tmp_path: Path) -> None:
     for recipe in ("arena", "boolq"):
         write_run(tmp_path / recipe / "20250101_120000", {"exit_code": 0})
     assert set(states(tmp_path)) == {f"{tmp_path}/{recipe}/20250101_120000" for recipe in ("arena", "boolq")}
-    (one,) = listing.all_runs(str(tmp_path), "boolq")
+    write_run(tmp_path / "boolq/20250102_120000", {"exit_code": 0})
+    write_run(tmp_path / "boolq/20250102_120000-long", {"exit_code": 0})  # has the other's timestamp, too
+    assert set(states(tmp_path)) >= {f"{tmp_path}/boolq/20250102_120000", "20250102_120000-long"}
+    *_, one = listing.all_runs(str(tmp_path), "boolq")
     assert one.recipe == "boolq"
     with pytest.raises(ValueError, match="unknown recipe 'bolq'"):
         listing.all_runs(str(tmp_path), "bolq")

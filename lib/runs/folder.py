@@ -131,7 +131,7 @@ def find(word: str, runs_dir: str) -> Path:
     if (Path(word) / "config.json").is_file():
         return Path(word)
     known = sorted(file.parent for file in Path(runs_dir).glob("*/*/config.json"))
-    names = {path: [path.name, f"{path.parent.name}/{path.name}", *path.name.split("-", 1)] for path in known}
+    names = {path: names_of(path) for path in known}
     fits = [p for p in known if word in names[p]] or [p for p in known if p.name.startswith(word)]
     fits = [path for path in fits if RunFolder(path).checkpoints.is_dir()] or fits  # one that was refused
     if len(fits) == 1:
@@ -141,6 +141,11 @@ def find(word: str, runs_dir: str) -> Path:
     near = difflib.get_close_matches(word, {name for path in known for name in names[path]}, cutoff=0.5)
     near = near or [path.name for path in known[-3:]] or [f"none (--runs-dir {runs_dir} holds no run)"]
     raise ValueError(f"{word} is neither a run folder nor a run's timestamp or name; near: {', '.join(near)}")
+
+
+def names_of(path: Path) -> list[str]:
+    """What may be typed for a run folder, if it stands for no other."""
+    return [path.name, f"{path.parent.name}/{path.name}", *path.name.split("-", 1)]
 
 
 def parent(config: Config) -> Path:

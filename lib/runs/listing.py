@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from lib import recipe as recipes
 from lib.base.contents import Status
 from lib.base.exits import DONE, REFUSED, STOPPED
 from lib.base.files import read_json
-from lib.runs.folder import FORMAT, RunFolder
+from lib.runs.folder import FORMAT, RunFolder, names_of
 
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 SCORED = ("test", "validation")  # the first of them that a run has is shown
@@ -48,8 +49,8 @@ def all_runs(runs_dir: str, recipe: str | None = None) -> list[Listed]:
         recipes.load(recipe)
     files = above.glob(f"{recipe or '[!.]*'}/[!.]*/config.json")
     paths = sorted((file.parent for file in files), key=lambda path: path.name, reverse=True)
-    names = [path.name for path in paths]
-    return [_listed(path, path.name if names.count(path.name) == 1 else str(path)) for path in paths]
+    meanings = Counter(name for path in paths for name in set(names_of(path)))
+    return [_listed(path, path.name if meanings[path.name] == 1 else str(path)) for path in paths]
 
 
 def _listed(path: Path, name: str) -> Listed:
