@@ -90,8 +90,10 @@ class Recipe:
     """The classes, or the letters of the options, where that is a choice."""
     family: Literal["encoder", "decoder"] = "encoder"
     """What kind of toy `--model tiny` is."""
-    read_columns: Callable[[list[Row]], list[Row]] | None = None
-    """For what only all rows of a split together tell (is this a column of lists?); before `to_example`."""
+    optional: tuple[str, ...] = ()
+    """Columns that a row may have beside those."""
+    list_columns: tuple[str, ...] = ()
+    """Columns of texts that may be columns of JSON lists of turns; all rows together tell which."""
     sample: Callable[[int, int], list[Row]]
     """(number of rows, seed) -> realistic, learnable rows."""
     probes: tuple[Row, ...] = ()
@@ -130,6 +132,16 @@ class Recipe:
         """Is a first score better than the best so far? One that is not finite never is."""
         sign = 1 if self.better == "higher" else -1
         return math.isfinite(new) and (old is None or sign * new > sign * old)
+
+
+def as_word(value: object) -> str | None:
+    """An id, a letter, a number as text; None where there is none. pandas makes 2.0 of the 2 of a column with
+    gaps, and NaN of the gaps."""
+    if value is None or value == "" or value != value:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)
 
 
 def sample_words(name: str) -> dict[str, Any]:

@@ -59,7 +59,9 @@ def main() -> None:
         rescored = rescore(run, asked.split, other, asked.threads, asked.from_artifact)
         speak(rescored.in_words())
     if asked.json:
-        speak_json({"folder": rescored.folder, "same": rescored.same, **rescored.now})
+        speak_json(
+            {"folder": rescored.folder, "same": rescored.same, "notes": rescored.notes, **rescored.now}
+        )
 
 
 if __name__ == "__main__":

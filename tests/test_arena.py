@@ -10,7 +10,7 @@ import pytest
 from lib import recipe as recipes
 from lib.answers import load as answers_of
 from lib.config import DataConfig
-from lib.corpus import splits
+from lib.corpus import columns, splits
 from lib.corpus.corpus import Corpus
 from lib.corpus.readers import RawRow
 from lib.corpus.sources import Source
@@ -201,9 +201,8 @@ def test_swapping_the_answers_swaps_the_label() -> None:
 
 
 def read_rows(*prompts: str) -> list[dict[str, Any]]:
-    rows = [{"prompt": prompt, "response_a": '["x"]', "response_b": "y"} for prompt in prompts]
-    assert ARENA.read_columns is not None
-    return ARENA.read_columns(rows)
+    rows = [RawRow("a:1", {"prompt": prompt, "response_a": '["x"]', "response_b": "y"}) for prompt in prompts]
+    return [row.values for row in columns.with_lists(rows, ARENA, columns.lists_in(rows, ARENA))]
 
 
 def test_a_text_that_begins_with_a_bracket_is_a_text_in_a_column_of_texts() -> None:
@@ -219,3 +218,24 @@ def test_a_list_that_is_broken_is_malformed_in_a_column_of_lists() -> None:
     assert [ARENA.to_example(row)["context"] for row in good] == [["a", "b"], ["c"]]
     with pytest.raises(ValueError, match="prompt is no JSON list of turns"):
         ARENA.to_example(bad)
+
+
+@pytest.mark.parametrize("text", ["['Here is what', 'And then?']", "['a' 'b']", '["a", null' + ", 'b']"])
+def test_lists_that_are_no_json_are_no_texts(text: str) -> None:
+    """What pandas writes into a csv for a column of lists, or of numpy's arrays."""
+    with pytest.raises(ValueError, match="prompt looks like lists, but most are no JSON"):
+        read_rows(text, text, "[a, b]", "plain")
+
+
+def test_rows_are_read_as_the_run_that_is_asked_read_its_own() -> None:
+    """Whatever stands beside them in their file; where it looks otherwise, that is said."""
+    values = {"prompt": '["red", "green"]', "response_a": "x", "response_b": "y"}
+    source = Source("a", {"train": [RawRow("a:1", values)]})
+    alone = Corpus.of(source, DataConfig(), ARENA, with_label=False)
+    assert alone.splits["train"][0]["context"] == ["red", "green"] and not alone.notes
+    asked = Corpus.of(source, DataConfig(), ARENA, with_label=False, lists=[])
+    assert asked.splits["train"][0]["context"] == ['["red", "green"]']
+    assert asked.notes == [
+        "WARNING: prompt looks like JSON lists of turns; it is read as plain texts, as in training"
+    ]
+    assert asked.lists == [] and alone.lists == ["prompt"]

@@ -1,5 +1,6 @@
 """One holder at a time, and none that is dead."""
 
+import csv
 import errno
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lib.base import files
-from lib.base.files import Lock
+from lib.base.files import Lock, read_lines, write_csv, write_lines
 from tests.tools import ROOT
 
 
@@ -100,3 +101,16 @@ def test_a_disk_without_hard_links_gets_new_files_and_keeps_old_ones(
         files.write_text(tmp_path / "new.txt", "two", new=True)
     assert [path.name for path in tmp_path.iterdir()] == ["new.txt"]
     assert (tmp_path / "new.txt").read_text() == "one"
+
+
+@pytest.mark.parametrize("cell", ["a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", " a "])
+def test_a_csv_gives_back_what_was_written(tmp_path: Path, cell: str) -> None:
+    write_csv(tmp_path / "rows.csv", [{"id": cell, "x": "1"}, {"id": "2", "x": cell}])
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [{"id": cell, "x": "1"}, {"id": "2", "x": cell}]
+
+
+def test_a_name_may_be_as_long_as_a_disk_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 249 + ".jsonl")
+    write_lines(path, [1], new=True)
+    assert read_lines(path) == [1]

@@ -282,3 +282,12 @@ def test_the_difference_of_seeds_has_welchs_interval() -> None:
     limits = other.confidence_interval(0.95)
     assert (found.value, found.low, found.high) == pytest.approx((3.0, limits.low, limits.high))
     assert intervals.of_seeds([1.0, 1.0], [2.0, 2.0]) == intervals.Interval(1.0, 1.0, 1.0)
+
+
+def test_specks_beside_one_large_group_give_a_finite_interval_and_one_group_none() -> None:
+    values = np.linspace(0.0, 2.0, 101)
+    found = intervals.interval(values, Groups(["a"] * 100 + ["b"]))
+    assert -100 < found.low < found.value < found.high < 100
+    alone = intervals.as_values({"x": intervals.interval(values, Groups(["a"] * 101))})["x"]
+    assert (alone["low"], alone["high"]) == (None, None)  # infinity is no JSON
+    assert intervals.of_value(alone).high == np.inf

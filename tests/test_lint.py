@@ -2,6 +2,8 @@
 
 import json
 import random
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,39 @@ def test_an_operator_is_a_word() -> None:
     # a hyphen and a dash in words are none
     fact = Example(texts=[["a well-known - or so - fact"]])
     assert words_of(fact) == ["a", "well", "known", "or", "so", "fact"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Simplify the expression (a + b) * c", "Simplify the expression (a - b) * c"),
+        ("Simplify x*y for all x", "Simplify x/y for all x"),
+        ("Which is p ∧ q for all p?", "Which is p ∨ q for all p?"),
+        ("Which of them is x ≤ y", "Which of them is x ≥ y"),
+        ("🐶 🐱", "🚗 🚀"),
+        ("राम के पिता दिल्ली में थे", "राम का पता दिल्ली में था"),
+        ("...", "###"),
+    ],
+)
+def test_what_differs_in_signs_alone_differs(one: str, other: str) -> None:
+    rows = [Example(id=str(number), texts=[[text]]) for number, text in enumerate((one, other))]
+    assert across_splits({"train": rows[:1], "test": rows[1:]}) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: unicodedata.normalize("NFD", text),
+        lambda text: text.replace(" ", "\u200b "),  # a blank of no width
+        lambda text: text.replace("n", "n\u00ad"),  # a hyphen that is not seen
+        str.upper,
+    ],
+)
+def test_what_looks_the_same_is_the_same(change: Callable[[str], str]) -> None:
+    text = "Die schöne Brücke über die Oder führt natürlich nach Österreich, và thủ đô của Việt Nam"
+    rows = [Example(id=str(number), texts=[[text]]) for number, text in enumerate((text, change(text)))]
+    assert across_splits({"train": rows[:1], "test": rows[1:]}) == {"test and train": [("1", "0")]}
+
+
+def test_arabic_with_and_without_its_vowels_is_the_same() -> None:
+    assert words_of(Example(texts=[["كَتَبَ الوَلَدُ"]])) == words_of(Example(texts=[["كتب الولد"]]))

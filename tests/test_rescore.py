@@ -9,6 +9,7 @@ import pytest
 from lib import recipe, run
 from lib.base import exits
 from lib.base.exits import CheckError
+from lib.base.files import read_json, read_lines
 from lib.command_line import parse
 from lib.evaluation.rescore import rescore
 from lib.evaluation.trained import OtherRows, TrainedRun
@@ -49,6 +50,23 @@ def test_test_rows_are_new_to_the_run(finished: Path, tmp_path: Path) -> None:
     found = rescore(finished, None, OtherRows(write(tmp_path / "rows.jsonl", ROWS[50:])), None)
     assert found.now["num_rows"] == 10
     assert sorted(path.name for path in found.folder.iterdir()) == ["predictions", "scores.json"]
+
+
+def test_rows_that_cannot_be_scored_and_rows_that_training_nearly_knew_are_said(
+    finished: Path, tmp_path: Path
+) -> None:
+    nearly = [
+        row | {"id": f"near {n}", "prompt": f'{row["prompt"][:-2]}."]'} for n, row in enumerate(ROWS[:3])
+    ]
+    broken = ROWS[50] | {"id": "broken", "winner_tie": 7}
+    many = [ROWS[50] | {"id": f"again {number}"} for number in range(100)]
+    found = rescore(finished, None, OtherRows(write(tmp_path / "rows.jsonl", [*nearly, broken, *many])), None)
+    assert found.now["num_rows"] == 103
+    first, second = found.notes
+    assert first.startswith("WARNING: 3 of 103 rows say nearly what a row of training says, near 0 and ")
+    assert second.startswith("WARNING: 1 malformed rows are not scored: ")
+    assert [line["where"] for line in read_lines(found.folder / "rejected.jsonl")] == ["rows.jsonl:4"]
+    assert read_json(found.folder / "scores.json")["num_rejected"] == 1
 
 
 @pytest.mark.parametrize(

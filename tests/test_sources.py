@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -273,6 +274,7 @@ def test_columns_may_have_other_names(name: str, tmp_path: Path) -> None:
         ("text", "'text' is no pair; type it like question=q,passage=text"),
         ("text=", "is no pair"),
         ("text=label,text=text", "text stands there twice"),
+        ("txet=label", "txet is no column of this recipe; did you mean 'text'"),
     ],
 )
 def test_columns_that_cannot_be_are_refused(columns: str, words: str, tmp_path: Path) -> None:
@@ -287,6 +289,50 @@ def test_columns_that_cannot_be_are_refused(columns: str, words: str, tmp_path: 
             DataConfig(data="sample", columns="text=label"),
             dataclasses.replace(PAIR, label_columns=("label",)),
         )
+
+
+def test_a_column_that_is_called_nearly_as_one_that_is_read_is_not_passed_over(tmp_path: Path) -> None:
+    read(tmp_path, "rows.csv", b"text,label, Hint\n1,2,3\n")
+    recipe = dataclasses.replace(PAIR, optional=("hint",))
+    with pytest.raises(ValueError, match="column ' Hint', which is not read; if hint is meant, add"):
+        sources.load(DataConfig(data=str(tmp_path / "rows.csv")), recipe)
+    named = DataConfig(data=str(tmp_path / "rows.csv"), columns="hint= Hint")
+    (row,) = sources.load(named, recipe).splits["train"]
+    assert row.values["hint"] == "3"
+
+
+def test_what_is_called_as_a_split_is_read_or_named(tmp_path: Path) -> None:
+    for name in ("TRAIN.jsonl", "Test.jsonl"):
+        (tmp_path / name).write_text('{"text": "a", "label": 1}\n')
+    for name in ("test.jsonl.gz", "validation-00000-of-00001.jsonl", "trainers.txt"):
+        (tmp_path / name).write_bytes(b"")
+    source = load(tmp_path)
+    assert set(source.splits) == {"train", "test"}
+    assert source.notes == [
+        "WARNING: not read, though called as a split is: test.jsonl.gz, validation-00000-of-00001.jsonl"
+    ]
+
+
+def test_numbers_with_gaps_stand_for_their_classes_too() -> None:
+    """A column of ints with a gap becomes one of floats; what is no whole number is left alone."""
+    classes = {"label": ["yes", "no"]}
+    values = [1.0, Decimal("0"), -1.0, 0.5, float("nan")]
+    found = [readers.named_classes({"label": value}, classes)["label"] for value in values]
+    assert found[:4] == ["no", "yes", None, 0.5]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        '{"info": null}',
+        '{"info": {"features": []}}',
+        "[]",
+        "{half",
+        '{"info": {"features": {"a": {"_type": "ClassLabel", "names": null}}}}',
+    ],
+)
+def test_metadata_of_another_shape_names_no_classes(metadata: str) -> None:
+    assert readers._classes_of({b"huggingface": metadata.encode()}) == {}
 
 
 def test_an_answer_that_is_not_there_yet_needs_no_column(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lib.answers import Answers, intervals
-from lib.answers.intervals import Groups, Interval
+from lib.answers.intervals import Groups, of_value
 from lib.base.contents import Retrieval
 from lib.recipe import Example, Prediction
 
@@ -55,7 +55,7 @@ def warnings(retrieval: Retrieval, examples: Sequence[Example]) -> list[str]:
 
 def lines(retrieval: Retrieval) -> list[str]:
     """For the console, under the table of scores."""
-    scores = "  ".join(f"{name} {Interval(**score)}" for name, score in retrieval["scores"].items())
+    scores = "  ".join(f"{name} {of_value(score)}" for name, score in retrieval["scores"].items())
     errors = "; ".join(f"{name} {count}" for name, count in retrieval["errors"].items())
     return [
         f"retriever: {scores} ({retrieval['num_rows']} rows name their passage)",

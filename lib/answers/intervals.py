@@ -79,7 +79,8 @@ class _Mean:
         """The 97.5 % quantile of Student's distribution."""
         from scipy.special import stdtrit
 
-        return float(stdtrit(self.equal_groups - 1, 0.975)) if self.equal_groups > 1 else np.inf
+        # one group among specks of others is worth less than two; at 1 degree of freedom it is 12.7 already
+        return float(stdtrit(max(1.0, self.equal_groups - 1), 0.975)) if np.isfinite(self.error) else np.inf
 
     @staticmethod
     def of(values: np.ndarray, groups: Groups) -> "_Mean":
@@ -187,5 +188,17 @@ def verdict(difference: Interval, groups: Groups, better: str) -> tuple[str, str
 
 
 def as_values(intervals: dict[str, Interval]) -> dict[str, Value]:
-    """As scores.json keeps them; `Interval(**value)` is the way back."""
-    return {name: Value(value=i.value, low=i.low, high=i.high) for name, i in intervals.items()}
+    """As scores.json keeps them (infinity is no JSON); `of_value` is the way back."""
+    return {
+        name: Value(
+            value=i.value,
+            low=i.low if np.isfinite(i.low) else None,
+            high=i.high if np.isfinite(i.high) else None,
+        )
+        for name, i in intervals.items()
+    }
+
+
+def of_value(value: Value) -> Interval:
+    low, high = value["low"], value["high"]
+    return Interval(value["value"], -np.inf if low is None else low, np.inf if high is None else high)

@@ -24,6 +24,7 @@ class Record(TypedDict, total=False):
     num_rejected: int
     revision: str | None  # the commit of a hub data set
     files: dict[str, str]  # name -> sha256
+    lists: list[str]  # columns of texts that were read as JSON lists of turns
     licence: str
     fingerprints: dict[str, str]  # data, split, tokenizer, model, code, perhaps index
     environment: dict[str, Any]  # versions, hardware, precision, ranks, threads
@@ -41,8 +42,8 @@ class Value(TypedDict):
     """A score and its 95 % interval."""
 
     value: float
-    low: float
-    high: float
+    low: float | None  # None: one group of rows says nothing of others
+    high: float | None
 
 
 class Retrieval(TypedDict):
@@ -82,6 +83,7 @@ class RunScores(TypedDict):
     token_budget: int
     splits: dict[str, Summary]
     data: NotRequired[str | None]  # of an evaluation: where other rows came from
+    num_rejected: NotRequired[int]  # of an evaluation: malformed rows, which have no score
 
 
 class Spread(TypedDict):

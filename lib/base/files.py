@@ -75,7 +75,7 @@ def fsync_folder(folder: Path) -> None:
 def replacing(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     """A file to write to, which replaces `path` in one move when all of it was written. Raises ValueError
     when it was to be `new` and there is one by then."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name[:60]}.{os.getpid()}")  # a name may have 255 bytes
     try:
         with beside.open("wb") as file:
             yield file
@@ -138,11 +138,16 @@ def write_lines(path: Path, values: Iterable[Any], new: bool = False) -> None:
 
 def write_csv(path: Path, rows: list[dict[str, Any]], new: bool = False) -> None:
     """A header of the first row's keys, and the rows."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue(), new)
+    # a cell with either kind of line end is quoted when both end a row
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\r\n")
+    lines = []
+    for row in (dict(zip(rows[0], rows[0], strict=True)), *rows):
+        writer.writerow(row)
+        lines.append(text.getvalue().removesuffix("\r\n"))
+        text.seek(0)
+        text.truncate()
+    write_text(path, "\n".join([*lines, ""]), new)
 
 
 def read_lines(path: Path) -> list[Any]:

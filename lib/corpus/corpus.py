@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from lib.config import DataConfig
-from lib.corpus import sources, splits
+from lib.corpus import columns, sources, splits
 from lib.corpus.readers import Rejected
 from lib.corpus.sources import SPLITS, Source
 from lib.data.rows import Rows, pack
@@ -30,26 +30,49 @@ class Corpus:
     """The resolved commit of a hub data set."""
     files: dict[str, str] = field(default_factory=dict)
     """File name -> sha256 of its bytes."""
+    notes: list[str] = field(default_factory=list)
+    """What people should know of the reading."""
+    lists: list[str] = field(default_factory=list)
+    """Columns of texts that are columns of JSON lists of turns."""
     counts: dict[str, int] = field(default_factory=dict)
     """Things that were used and counted: empty responses, exact doubles ..."""
 
     @staticmethod
-    def read(config: DataConfig, recipe: Recipe, with_label: bool = True) -> "Corpus":
-        """Everything that can be used, by the splits that the source has. Raises ValueError when the source
-        cannot be read at all."""
-        return Corpus.of(sources.load(config, recipe, with_label), config, recipe, with_label)
+    def read(
+        config: DataConfig, recipe: Recipe, with_label: bool = True, lists: list[str] | None = None
+    ) -> "Corpus":
+        """Everything that can be used, by the splits that the source has. `lists`: which columns hold lists,
+        where a run has settled it. Raises ValueError when the source cannot be read at all."""
+        return Corpus.of(sources.load(config, recipe, with_label), config, recipe, with_label, lists)
 
     @staticmethod
-    def of(source: Source, config: DataConfig, recipe: Recipe, with_label: bool = True) -> "Corpus":
-        """What can be used of the rows that were read."""
+    def of(
+        source: Source,
+        config: DataConfig,
+        recipe: Recipe,
+        with_label: bool = True,
+        lists: list[str] | None = None,
+    ) -> "Corpus":
+        """What can be used of the rows that were read. Raises ValueError for a column of lists that are no
+        JSON."""
         usable: dict[str, list[Example]] = {}
-        rejected = list(source.rejected)
+        rejected, notes = list(source.rejected), list(source.notes)
+        own = columns.lists_in([row for rows in source.splits.values() for row in rows], recipe)
+        lists = own if lists is None else lists
+        for name in recipe.list_columns:
+            if (name in own) != (name in lists):
+                kinds = ("JSON lists of turns", "plain texts")[:: 1 if name in own else -1]
+                notes.append(
+                    f"WARNING: {name} looks like {kinds[0]}; it is read as {kinds[1]}, as in training"
+                )
         for split, rows in source.splits.items():
+            rows = columns.with_lists(rows, recipe, lists)
             named = split if len(source.splits) > 1 else "row"
             usable[split], broken = splits.to_examples(rows, recipe, with_label, named)
             rejected += broken
         num_read = sum(map(len, source.splits.values())) + len(source.rejected)
-        return Corpus(config, recipe, usable, rejected, num_read, source.revision, source.files)
+        read = {"revision": source.revision, "files": source.files, "notes": notes, "lists": lists}
+        return Corpus(config, recipe, usable, rejected, num_read, **read)  # type: ignore[arg-type]
 
     def complete(self) -> "Corpus":
         """The same with the splits that are lacking, checked. Raises ValueError (too many malformed rows,
@@ -93,7 +116,7 @@ class Corpus:
     def facts(self, encoded: dict[str, int]) -> list[str]:
         """What was read, for people; `encoded`: what a task cut and counted."""
         sizes = ", ".join(f"{split} {size}" for split, size in self.sizes().items())
-        lines = [f"data {self.config.data}: {sizes} rows"]
+        lines = [f"data {self.config.data}: {sizes} rows", *self.notes]
         if self.revision:
             lines.append(f"commit {self.revision}")
         if self.rejected:

@@ -3,8 +3,11 @@ million rows are compared without comparing each with each (Broder 1997; Leskove
 Datasets, chapter 3)."""
 
 import re
+import sys
+import unicodedata
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,12 +21,29 @@ PERMUTATIONS = 64  # the share is then estimated with a standard error of 0.05 (
 BANDS = (16, 4)
 RUN = 3  # words
 # Scripts that write no blanks between words (Thai, Lao, Burmese, Khmer, Chinese, Japanese): there each
-# character counts as a word. An operator after a number is one too: 1 + 2 and 1 - 2 are two questions.
+# character counts as a word.
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
-WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|(?<=\d)\s*[-+*/^%=<>×÷±√]")
+HARAKAT = "\u064b-\u0652\u0670\u0640"  # what Arabic may write or leave out
+IN_ASCII = "-*/^%&!"  # signs of sums and code that are also punctuation: after a number, between letters
+
+
+@cache
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """(words, what no word is made of). A sign of mathematics is a word (1 + 2 and 1 - 2 are two questions),
+    an emoji too; a vowel sign is a part of one."""
+    kinds: dict[str, list[str]] = {}
+    for character in map(chr, range(sys.maxunicode + 1)):
+        kinds.setdefault(unicodedata.category(character), []).append(character)
+    marks, signs, silent = (
+        re.escape("".join(character for kind in some for character in kinds[kind]))
+        for some in (("Mn", "Mc"), ("Sm", "So"), ("Cf",))
+    )
+    word = rf"[{UNSPACED}]|[^\W{UNSPACED}][^\W{UNSPACED}{marks}]*(?:[{marks}]+[^\W{UNSPACED}]*)*|[{signs}]"
+    ascii_signs = rf"(?<=\d)\s*[{IN_ASCII}]|(?<=\b\w)\s?[{IN_ASCII}]\s?(?=\w\b)"
+    return re.compile(f"{word}|{ascii_signs}"), re.compile(f"[{silent}{HARAKAT}]")
 
 
 def across_splits(
@@ -62,7 +82,10 @@ def words_of(example: Example) -> list[str]:
     values: Any = [example["question"], *example["options"]] if "question" in example else None
     if values is None:
         values = [turn for turns in (example.get("context", []), *example["texts"]) for turn in turns]
-    return [word.strip() for word in WORD.findall(" ".join(values).lower())]
+    word, silent = _patterns()
+    # NFKC: an umlaut may be one character or two, and looks the same
+    text = silent.sub("", unicodedata.normalize("NFKC", " ".join(values))).lower()
+    return [found.strip() for found in word.findall(text)] or [text.strip()]
 
 
 def _sketch(example: Example) -> Any:

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -169,17 +170,26 @@ def _read_parquet(file: Path) -> Iterator[RawRow | Rejected]:
 
 def _classes_of(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
     """The names of the classes in columns of numbers, as `datasets` keeps them in the files it writes."""
-    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return {
-        name: feature["names"]
-        for name, feature in features.items()
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):  # somebody else's metadata: it names nothing
+        return {}
+    classes = {
+        name: feature.get("names")
+        for name, feature in features
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
     }
+    return {name: names for name, names in classes.items() if isinstance(names, list)}
 
 
 def named_classes(row: Row, classes: Mapping[str, Sequence[str]]) -> Row:
     """The row with the names of its classes for their numbers: 0 may well be the class `true`."""
-    found = {column: row[column] for column in classes if isinstance(row.get(column), int)}
+    # also 1.0: a column with gaps is one of floats after some tools
+    found = {
+        column: int(row[column])
+        for column in classes
+        if isinstance(row.get(column), int | float | Decimal) and row[column] == row[column] // 1
+    }
     # -1 is how `datasets` writes that there is none
     return row | {
         column: classes[column][number] if 0 <= number < len(classes[column]) else None

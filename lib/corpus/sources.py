@@ -5,6 +5,7 @@ read at all. No row disappears: rows in = rows out + broken lines.
 """
 
 import difflib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class Source:
     """File name -> sha256 of its bytes."""
     places: dict[str, str] = field(default_factory=dict)
     """Split -> where its rows come from, for people."""
+    notes: list[str] = field(default_factory=list)
+    """What people should know of the reading."""
 
 
 def load(config: DataConfig, recipe: Recipe, with_label: bool = True) -> Source:
@@ -46,7 +49,9 @@ def load(config: DataConfig, recipe: Recipe, with_label: bool = True) -> Source:
         rows = recipe.sample(config.sample_rows, SAMPLE_SEED)
         return Source("sample", {"train": [RawRow(f"sample row {i}", row) for i, row in enumerate(rows)]})
     if path.is_dir():
-        source = _load_files(config.data, _files_of_folder(path))
+        files = _files_of_folder(path)
+        source = _load_files(config.data, files)
+        source.notes += _passed_over(path, files)
     elif path.exists() or path.suffix.lower() in SUFFIXES:
         source = _load_files(config.data, {"train": path})
     else:
@@ -55,7 +60,8 @@ def load(config: DataConfig, recipe: Recipe, with_label: bool = True) -> Source:
     forms = tuple(tuple(column for column in form if column not in answers) for form in recipe.columns)
     for split, raw in source.splits.items():
         where = source.places[split]
-        source.splits[split] = columns.renamed(where, raw, names, answers) if names else raw
+        source.splits[split] = columns.renamed(where, raw, names, recipe) if names else raw
+        columns.refuse_nearly(where, source.splits[split], recipe)
         columns.require(where, source.splits[split], forms)
     return source
 
@@ -78,7 +84,9 @@ def _files_of_folder(folder: Path) -> dict[str, Path]:
         files = [
             file
             for file in sorted(folder.iterdir())
-            if file.stem in NAMES.get(split, (split,)) and file.suffix.lower() in SUFFIXES and file.is_file()
+            if file.stem.lower() in NAMES.get(split, (split,))
+            and file.suffix.lower() in SUFFIXES
+            and file.is_file()
         ]
         if len(files) > 1:
             names = " and ".join(file.name for file in files)
@@ -93,6 +101,17 @@ def _files_of_folder(folder: Path) -> dict[str, Path]:
             + (", ".join(sorted(item.name for item in folder.iterdir())[:10]) or "nothing")
         )
     return by_split
+
+
+def _passed_over(folder: Path, files: dict[str, Path]) -> list[str]:
+    """Other things there that are called as splits are."""
+    words = [word for split in SPLITS for word in NAMES.get(split, (split,))]
+    others = [
+        path.name
+        for path in sorted(folder.iterdir())
+        if path not in files.values() and re.match(rf"({'|'.join(words)})(?![a-z])", path.name.lower())
+    ]
+    return [f"WARNING: not read, though called as a split is: {', '.join(others)}"] if others else []
 
 
 def _load_files(name: str, files: dict[str, Path]) -> Source:
@@ -131,15 +150,16 @@ def _load_hub(config: DataConfig, recipe: Recipe) -> Source:
             f"({hub.CONFIGURATIONS}; instead of a script try --revision refs/convert/parquet)"
         ) from error
     source = Source(config.data, {}, revision=commit)
-    for split in (name for name in SPLITS if name in loaded):
+    called = {split: next((n for n in NAMES.get(split, (split,)) if n in loaded), "") for split in SPLITS}
+    for split in (split for split in SPLITS if called[split]):
         classes = {
             name: feature.names
-            for name, feature in loaded[split].features.items()
+            for name, feature in loaded[called[split]].features.items()
             if isinstance(feature, datasets.ClassLabel)
         }
         rows = [
-            RawRow(f"{config.data}/{split}:{i}", named_classes(dict(row), classes))
-            for i, row in enumerate(loaded[split])
+            RawRow(f"{config.data}/{called[split]}:{i}", named_classes(dict(row), classes))
+            for i, row in enumerate(loaded[called[split]])
         ]
         source.splits[split], source.places[split] = rows, f"{config.data}/{split}"
     if "train" not in source.splits:

@@ -7,8 +7,8 @@ changes sides, whatever the seed, the order or the number of rows, and no group 
 import hashlib
 import json
 import math
+import unicodedata
 from collections import Counter
-from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -69,9 +69,6 @@ def to_examples(
     answers = answers_of(recipe)
     examples: list[Example] = []
     rejected: list[Rejected] = []
-    if recipe.read_columns is not None:
-        read = recipe.read_columns([row.values for row in rows])
-        rows = [replace(row, values=values) for row, values in zip(rows, read, strict=True)]
     for number, row in enumerate(rows):
         try:
             example = recipe.to_example(row.values if with_label else _unanswered(row.values, recipe))
@@ -83,7 +80,8 @@ def to_examples(
         except KeyError as error:
             rejected.append(Rejected.of(row.where, f"the column {error.args[0]} is missing", row.values))
             continue
-        example["group"] = example["group"].strip()  # blanks around a prompt make it no other prompt
+        # blanks around a prompt, an umlaut written as one character or as two make it no other prompt
+        example["group"] = unicodedata.normalize("NFC", example["group"].strip())
         example.setdefault("id", f"{named}:{number}")
         examples.append(example)
     return examples, rejected
@@ -91,8 +89,8 @@ def to_examples(
 
 def _unanswered(values: Row, recipe: Recipe) -> Row:
     """A row that is only to be predicted, without the answers that are not there yet, as files say it: empty,
-    null, NaN, -1."""
-    blank = ("", "none", "nan", "-1", "-1.0")
+    null, NaN, -1, NA, ?."""
+    blank = ("", "none", "nan", "-1", "-1.0", "null", "na", "n/a", "<na>", "nat", "\\n", "?")
     return {
         column: value
         for column, value in values.items()

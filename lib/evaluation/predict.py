@@ -55,6 +55,8 @@ def predict(
     retrieved = run.retrieved(corpus, index, world) if index is not None else None
     if retrieved is not None:
         corpus = corpus.with_splits(retrieved.splits)
+    for note in corpus.notes:
+        speak(note)
     predictor = run.predictor(world, offload)
     answers = answers_of(run.recipe)
     rows = corpus.encode(OTHER, predictor.task, world.stop.raise_if_requested, refuse=False)

@@ -100,7 +100,8 @@ class TrainedRun:
         config = replace(self.config.data, data=rows.data)
         if rows.columns is not None:
             config = replace(config, columns=rows.columns)
-        return Corpus.read(config, self.recipe, with_label).whole()
+        lists = self.folder.record().get("lists")
+        return Corpus.read(config, self.recipe, with_label, lists).whole()
 
     def index(self) -> Index | None:
         """The one that the run's contexts came from. Raises CheckError when it changed."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.answers.intervals import Interval
+from lib.answers.intervals import of_value
 from lib.base import hub
 from lib.base.contents import Record, Summary, Value
 from lib.base.files import read_json, write_json
@@ -163,7 +163,7 @@ def code(value: object) -> str:
 
 
 def _interval(score: Value) -> str:
-    return str(Interval(**score))
+    return str(of_value(score))
 
 
 def _settings(config: Config) -> dict[str, Any]:

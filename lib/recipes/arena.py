@@ -14,7 +14,7 @@ import random
 
 from lib.answers import metrics
 from lib.config import Config, DataConfig, ModelConfig, OptimConfig, PairConfig
-from lib.recipe import Example, Recipe, Row, sample_words
+from lib.recipe import Example, Recipe, Row, as_word, sample_words
 
 CONFIG = Config(
     recipe="arena",
@@ -88,8 +88,8 @@ def to_example(row: Row) -> Example:
     example = Example(group="\n".join(prompt), context=prompt, texts=[first, second], notes=notes)
     if labelled:
         example["label"] = winners.index(1)
-    if row.get("id") not in (None, ""):
-        example["id"] = str(row["id"])
+    if (identity := as_word(row.get("id"))) is not None:
+        example["id"] = identity
     return example
 
 
@@ -98,24 +98,6 @@ def _flag(name: str, value: object) -> int:
     if word in ("0", "1", "0.0", "1.0", "false", "true"):
         return int(word in ("1", "1.0", "true"))
     raise ValueError(f"{name} is {value!r}; it must be 0 or 1")
-
-
-def read_columns(rows: list[Row]) -> list[Row]:
-    """A column of plain texts may hold some that begin with a bracket, even some that are JSON lists: it is a
-    column of lists when most of its texts are."""
-    plain = []
-    for name in TEXTS:
-        texts = [value for row in rows if isinstance(value := row.get(name), str) and value.strip()]
-        if 2 * sum(map(_is_list, texts)) <= len(texts):
-            plain.append(name)
-    return [row | {name: [row[name]] for name in plain if isinstance(row.get(name), str)} for row in rows]
-
-
-def _is_list(text: str) -> bool:
-    try:
-        return text.lstrip().startswith("[") and isinstance(json.loads(text), list)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _turns(name: str, value: object) -> list[str]:
@@ -149,7 +131,8 @@ RECIPE = Recipe(
     label_columns=WINNERS,
     labels=LABELS,
     sample=sample_rows,
-    read_columns=read_columns,
+    optional=("id",),
+    list_columns=TEXTS,
     to_example=to_example,
     metrics=(metrics.LOG_LOSS, metrics.ACCURACY, metrics.SWAP_AGREEMENT),
     features=features,

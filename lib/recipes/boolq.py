@@ -12,7 +12,7 @@ import random
 
 from lib.answers import metrics
 from lib.config import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig
-from lib.recipe import Example, Recipe, Row, sample_words
+from lib.recipe import Example, Recipe, Row, as_word, sample_words
 
 CONFIG = Config(
     recipe="boolq",
@@ -65,8 +65,8 @@ def to_example(row: Row) -> Example:
         if word not in YES + NO:
             raise ValueError(f"answer is {row['answer']!r}; it must be true or false")
         example["label"] = int(word in YES)
-    if row.get("id") not in (None, ""):
-        example["id"] = str(row["id"])
+    if (identity := as_word(row.get("id"))) is not None:
+        example["id"] = identity
     return example
 
 
@@ -83,6 +83,7 @@ RECIPE = Recipe(
     config=CONFIG,
     columns=(COLUMNS,),
     label_columns=("answer",),
+    optional=("id",),
     labels=LABELS,
     family="decoder",
     sample=sample_rows,

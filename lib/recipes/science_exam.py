@@ -15,7 +15,7 @@ from string import ascii_uppercase
 
 from lib.answers import metrics
 from lib.config import ChooseConfig, Config, DataConfig, ModelConfig, OptimConfig
-from lib.recipe import Example, Prediction, Recipe, Row
+from lib.recipe import Example, Prediction, Recipe, Row, as_word
 
 CONFIG = Config(
     recipe="science_exam",
@@ -104,8 +104,8 @@ def to_example(row: Row) -> Example:
             raise ValueError(f"the answer is {answer!r}, none of the options {', '.join(letters)}")
         example["label"] = letters.index(answer)
     for name in ("id", "passage_id"):  # the latter: the passage of an index that holds the answer
-        if row.get(name) not in (None, ""):
-            example[name] = str(row[name])  # type: ignore[literal-required]
+        if (word := as_word(row.get(name))) is not None:
+            example[name] = word  # type: ignore[literal-required]
     return example
 
 
@@ -144,15 +144,13 @@ def _is_empty(value: object) -> bool:
 
 
 def _letter(value: object) -> str:
-    """What an option is called; pandas makes 2.0 of the 2 of a column with gaps."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
+    """What an option is called."""
+    return (as_word(value) or "").strip()
 
 
 def _option(text: object, letter: str = "") -> str:
-    if isinstance(text, bool | int | float) and math.isfinite(text):  # a column of numbers read from parquet
-        text = str(text)
+    if isinstance(text, int) or (isinstance(text, float) and math.isfinite(text)):
+        text = str(text) if isinstance(text, bool) else as_word(text)  # a column of numbers read from parquet
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"option {letter} is {text!r}, expected text".replace("  ", " "))
     return text.strip()
@@ -175,6 +173,7 @@ RECIPE = Recipe(
     config=CONFIG,
     columns=(KAGGLE, ARC, OPENBOOK),
     label_columns=ANSWERS,
+    optional=("id", "context", "passage_id", *ascii_uppercase),
     labels=tuple(ascii_uppercase),
     sample=sample_rows,
     to_example=to_example,

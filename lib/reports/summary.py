@@ -6,7 +6,7 @@ from typing import cast
 
 from lib.answers import Values, hits, intervals
 from lib.answers import load as answers_of
-from lib.answers.intervals import MIN_GROUPS, Groups, Interval, beyond
+from lib.answers.intervals import MIN_GROUPS, Groups, beyond, of_value
 from lib.base.contents import Summary
 from lib.recipe import Prediction, Recipe
 
@@ -40,7 +40,7 @@ def table(summary: Summary) -> list[str]:
     columns = {"model": summary["scores"], **summary["baselines"]}
     first, second = (max(map(len, names)) + 2 for names in (summary["scores"], columns))
     lines = [
-        f"{score if scores is summary['scores'] else '':{first}}{name:{second}}{Interval(**scores[score])}"
+        f"{score if scores is summary['scores'] else '':{first}}{name:{second}}{of_value(scores[score])}"
         for score in summary["scores"]
         for name, scores in columns.items()
     ]

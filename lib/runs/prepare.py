@@ -145,6 +145,7 @@ def _write_record(folder: RunFolder, config: Config, read: Read, task: Task, wor
         num_rejected=len(corpus.rejected),
         revision=corpus.revision,
         files=corpus.files,
+        lists=corpus.lists,
         fingerprints=read.fingerprints,
         licence=corpus.recipe.licence,
         environment=record.environment(world),
