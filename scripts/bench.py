@@ -1,10 +1,13 @@
-"""Measure speed against what others do: scripts/bench.py WHAT --data FILE [--rows N] [--rounds N] [--slow]
+"""Measure speed against what others do: scripts/bench.py WHAT --data FILE
 
 Examples:
-    python scripts/bench.py arena --data sample --rows 128 --rounds 1  # a quick look
-    python scripts/bench.py arena --data train.csv --slow              # everything: half an hour on two cores
-    python scripts/bench.py science_exam --data with_context.jsonl --tokenizer FOLDER
-    python scripts/bench.py index --data passages.jsonl --rows 1000    # embedding and search
+    # a quick look
+    python scripts/bench.py arena --data sample --rows 128 --rounds 1
+    # everything: half an hour on two cores
+    python scripts/bench.py arena --data train.csv --slow
+    python scripts/bench.py science_exam --data exam.jsonl --tokenizer DIR
+    # embedding and search
+    python scripts/bench.py index --data passages.jsonl --rows 1000
 """
 
 import importlib

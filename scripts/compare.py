@@ -1,10 +1,10 @@
 """Compare finished runs, or groups of seeds: scripts/compare.py RUN RUN ...
 
 Examples:
-    # by timestamp or name: what differs, and whether one is better beyond chance
+    # by timestamp or name: what differs, and is one better beyond chance
     python scripts/compare.py 20231215_120000 long --split validation
     # seeds of one experiment between commas, or the seeds.json of --seeds
-    python scripts/compare.py s0,s1,s2 runs/arena/20231216_093000-new/seeds.json
+    python scripts/compare.py s0,s1,s2 runs/arena/20231216_093000/seeds.json
 """
 
 import sys

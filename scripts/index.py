@@ -1,8 +1,10 @@
-"""Build an index for retrieval: scripts/index.py PASSAGES OUT [--model minilm] [--kind auto|exact|ivfpq]
+"""Build an index for retrieval: scripts/index.py PASSAGES OUT
 
 Examples:
-    python scripts/index.py passages.jsonl wiki.index                         # text, title and id
-    python scripts/index.py wikimedia/wikipedia:20231101.en wiki.index        # streamed from the hub
+    # text, title and id
+    python scripts/index.py passages.jsonl wiki.index
+    # streamed from the hub
+    python scripts/index.py wikimedia/wikipedia:20231101.en wiki.index
 """
 
 import sys

@@ -3,7 +3,7 @@
 Examples:
     # rows without an answer
     python scripts/predict.py 20261122_101500 --data test.csv
-    python scripts/predict.py 20261122_101500 --data new.jsonl --offload weights
+    python scripts/predict.py 20261122_101500 --data new.csv --offload weights
 """
 
 import sys

@@ -1,8 +1,10 @@
 """All runs, the newest first: scripts/runs.py [RECIPE] [--json]
 
 Examples:
-    python scripts/runs.py                   # what runs, what is done, what was stopped
-    python scripts/runs.py boolq --json      # everything about them, for programs
+    # what runs, what is done, what was stopped
+    python scripts/runs.py
+    # everything about them, for programs
+    python scripts/runs.py boolq --json
 """
 
 import shutil

@@ -1,9 +1,12 @@
-"""Search for the best values: scripts/sweep.py [RECIPE] [--space FILE] [--trials N] [train.py's flags]
+"""Search for the best values: scripts/sweep.py [RECIPE] [--space FILE] [flags]
 
 Examples:
-    python scripts/sweep.py boolq --data train.jsonl               # the learning rate, 20 trials
-    python scripts/sweep.py boolq --space space.json --trials 40   # a file in the form of wandb's sweeps
-    python scripts/sweep.py arena --smoke                          # three trials of a toy
+    # the learning rate, 20 trials; other flags are train.py's
+    python scripts/sweep.py boolq --data train.jsonl
+    # a file in the form of wandb's sweeps
+    python scripts/sweep.py boolq --space space.json --trials 40
+    # three trials of a toy
+    python scripts/sweep.py arena --smoke
 """
 
 import sys

@@ -1,9 +1,12 @@
 """Train a recipe: scripts/train.py [RECIPE] [flags]
 
 Examples:
-    python scripts/train.py arena --data sample --devices 2  # starts its own workers
-    torchrun --nproc_per_node=4 scripts/train.py             # or under torchrun; the recipe defaults to arena
-    python scripts/train.py arena --smoke                    # the whole path in seconds, on any laptop
+    # starts its own workers
+    python scripts/train.py arena --data sample --devices 2
+    # or under torchrun; the recipe defaults to arena
+    torchrun --nproc_per_node=4 scripts/train.py
+    # the whole path in seconds, on any laptop
+    python scripts/train.py arena --smoke
 """
 
 import dataclasses
