@@ -38,7 +38,7 @@ def main() -> None:
     if asked.json:
         speak_json(runs)
         return
-    width = shutil.get_terminal_size((80, 24)).columns - 1 if sys.stdout.isatty() else 79
+    width = shutil.get_terminal_size((80, 24)).columns - 1 if sys.stdout.isatty() else None
     lines = listing.table(runs, width)
     speak("\n".join(lines) if lines else f"no run under {asked.runs_dir}")
 

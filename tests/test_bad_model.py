@@ -12,7 +12,7 @@ from lib import recipe, run
 from lib.base import exits
 from lib.command_line import parse
 from lib.config import ModelConfig
-from lib.models import backbone
+from lib.models import backbone, source
 from tests.tools import SHORT, only_run
 
 
@@ -93,6 +93,12 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "pickle alone": (pickle_alone, "pytorch_model.bin is a pickle, which can run code"),
     "adapter alone": (adapter_alone, "but a LoRA adapter; --model takes a whole model: its base (some/base)"),
     "small embedding": (lambda folder: edit(folder, vocab_size=200), "has 260 words, its embedding 200"),
+    "4 bits already": (
+        lambda folder: edit(
+            folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}
+        ),
+        "is stored in bitsandbytes already",
+    ),
     "odd sizes": (lambda folder: edit(folder, num_attention_heads=5), "not a multiple"),
 }
 
@@ -127,6 +133,14 @@ def test_what_lies_beside_a_model_is_not_read(model: Path, tmp_path: Path) -> No
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     assert [file.name for file in backbone.files(described)] == ["model.safetensors"]
+
+
+def test_a_whole_file_of_weights_goes_before_an_index_of_parts(model: Path) -> None:
+    """As transformers does it, also when the parts are gone."""
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model-1.safetensors"}})
+    )
+    assert [file.name for file in source.weights(model)] == ["model.safetensors"]
 
 
 def test_a_model_that_changed_is_refused_on_resume(

@@ -76,8 +76,36 @@ def test_lines_fit_and_what_never_began_stands_apart(tmp_path: Path) -> None:
     write_run(tmp_path / "arena/20250102_120000-cut", {"exit_code": 3}, steps=False, lint={})
     lines = listing.table(listing.all_runs(str(tmp_path)), 79)
     assert max(map(len, lines)) <= 79
-    assert lines[1].split()[:5] == ["20250101_120000", "done", "9/9", "log_loss", "0.5000"]
-    assert lines[-2:] == ["never began:", "  20250102_120000-cut  refused, see lint.json"]
+    assert lines[1].split()[:6] == ["20250101_120000", "arena", "done", "9/9", "log_loss", "0.5000"]
+    assert lines[-2:] == ["never began:", "  20250102_120000-cut  arena  refused, see lint.json"]
+
+
+def test_what_not_all_runs_of_a_recipe_were_told_stands_beside_each(tmp_path: Path) -> None:
+    commands = [
+        "--data a.csv --lr 0.1 --seed 1",
+        "--data a.csv --lr 0.2",
+        "--data a.csv --lr 0.1 --runs-dir x",
+    ]
+    for number, flags in enumerate(commands, 1):
+        path = write_run(tmp_path / f"arena/2025010{number}_120000", {"exit_code": 75})
+        (path / "run.json").write_text(json.dumps({"command": f"train.py arena {flags}"}))
+    trial = tmp_path / "arena/20250105_120009-20250105_120000-trial-001"
+    write_run(trial, {"exit_code": 0})
+    _, third, second, first, last = listing.table(listing.all_runs(str(tmp_path)), None)
+    told = [line.partition(" d  ")[2] for line in (first, second, third)]
+    assert told == ["--lr 0.1 --seed 1", "--lr 0.2", "--lr 0.1"]
+    assert last == f"1 trials of the sweep {tmp_path}/arena/sweeps/20250105_120000, which has a result.html"
+
+
+@pytest.mark.parametrize("name", ["status", "run", "config", "scores"])
+def test_a_damaged_file_spoils_its_own_run_only(name: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "arena/20250101_120000", {"exit_code": 0})
+    bad = write_run(tmp_path / "arena/20250102_120000", {"exit_code": 0})
+    (bad / f"{name}.json").write_text("[]")
+    found = states(tmp_path)
+    assert found["20250101_120000"] == "done" and len(found) == 2
+    expected = "killed" if name == "status" else "unreadable: "  # without a status nobody knows how it ended
+    assert found["20250102_120000"].startswith(expected)
 
 
 def test_two_recipes_may_have_runs_of_one_name(tmp_path: Path) -> None:

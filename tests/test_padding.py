@@ -53,3 +53,27 @@ def test_under_quantized_weights_the_family_is_asked() -> None:
     model.backbone.is_quantized = True
     with pytest.raises(ValueError, match="mixes padding"):
         padding.refuse_mixing(model, described, IDS, 0)
+
+
+def test_a_model_that_reads_otherwise_after_a_short_row_is_refused() -> None:
+    """BigBird goes over to full attention when a row is short, and stays there."""
+    import transformers
+
+    sparse = {"attention_type": "block_sparse", "block_size": 8, "num_random_blocks": 1}
+    config = transformers.BigBirdConfig(
+        **SIZES, **sparse, vocab_size=100, max_position_embeddings=256, pad_token_id=0
+    )
+    torch.manual_seed(0)
+    model = Encoder(transformers.AutoModel.from_config(config), "mean", [])
+    ids = np.random.default_rng(0).integers(5, 99, 128).astype(np.int32)
+    with pytest.raises(ValueError, match=r"reads a row of 128 tokens otherwise after a short one"):
+        padding.refuse_mixing(model, Described("bigbird", "", config, None), ids, 0)
+
+
+def test_weights_that_are_no_numbers_are_not_taken_for_mixing() -> None:
+    model, described = made("bert")
+    next(model.parameters()).data[7] = float("nan")
+    ids = IDS.copy()
+    ids[3] = 7
+    with pytest.raises(ValueError, match="gives a NaN or infinity for a row of 40 tokens"):
+        padding.refuse_mixing(model, described, ids, 0)

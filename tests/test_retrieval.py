@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lib import recipe, run
 from lib.answers import hits
@@ -146,6 +147,23 @@ def test_a_family_is_read_as_far_as_its_positions_reach(kind: str, longest: int,
 def test_a_family_that_mixes_padding_into_the_words_embeds_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mixes padding into the words"):
         Embedder(toy(tmp_path, kind="fnet"), "fp32")
+
+
+def without(folder: str, part: str) -> str:
+    """The same model, its file without the weights whose names hold `part`."""
+    (file,) = Path(folder).rglob("model.safetensors")
+    kept = {name: tensor for name, tensor in load_file(file).items() if part not in name}
+    save_file(kept, file, metadata={"format": "pt"})
+    return folder
+
+
+def test_weights_that_would_be_random_are_refused_and_a_pooler_is_none_of_them(tmp_path: Path) -> None:
+    """Nobody reads a pooler, and one that the file lacks is drawn anew at each load."""
+    with pytest.raises(ValueError, match=r"lacks 2 of its weights \(encoder\.layer\.0\.output\.dense\.bias"):
+        Embedder(without(toy(tmp_path / "one"), "layer.0.output.dense"), "fp32")
+    folder = without(toy(tmp_path / "two"), "pooler")
+    first, second = (Embedder(folder, "fp32").fingerprint() for _ in range(2))
+    assert first == second
 
 
 def test_minilm_in_bf16_points_where_float32_does() -> None:

@@ -109,4 +109,4 @@ def test_the_command_trains_each_seed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     kept = [json.loads((f / "config.json").read_text())["optim"]["seed"] for f in tmp_path.glob("arena/2*")]
     assert sorted(kept) == [4, 5]
-    assert "+-" in done.stdout
+    assert "standard deviation" in done.stdout

@@ -274,6 +274,7 @@ def test_columns_may_have_other_names(name: str, tmp_path: Path) -> None:
         ("text", "'text' is no pair; type it like question=q,passage=text"),
         ("text=", "is no pair"),
         ("text=label,text=text", "text stands there twice"),
+        ("label=text,x=label", "x is no column of this recipe"),
         ("txet=label", "txet is no column of this recipe; did you mean 'text'"),
     ],
 )

@@ -131,6 +131,14 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The object in `path`. Raises ValueError naming the file when it is missing, broken or no object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} cannot be read: it holds no JSON object")
+    return value
+
+
 def write_lines(path: Path, values: Iterable[Any], new: bool = False) -> None:
     """One JSON value a line, in ASCII: half an emoji or an exotic line break in a text can do no harm."""
     write_text(path, "".join(json.dumps(value) + "\n" for value in values), new)

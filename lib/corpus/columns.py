@@ -35,14 +35,21 @@ def renamed(name: str, rows: list[RawRow], columns: dict[str, str], recipe: Reci
     ValueError for a name that the recipe does not read, and for a column that no row of `name` has, unless it
     holds answers: a caller who wants them misses them by their own name."""
     there = _there(rows)
-    for ours in columns.keys() - set(names_of(recipe)):
+    for ours in sorted(columns.keys() - set(names_of(recipe))):
+        if ours in there and columns[ours].strip() in names_of(recipe):
+            raise ValueError(
+                f"--columns {ours}={columns[ours]}: the recipe's name stands first, the file's behind"
+            )
         raise ValueError(f"--columns: {ours} is no column of this recipe; {nearest(ours, names_of(recipe))}")
     # blanks behind a comma are nobody's, unless a column is called so
     columns = {ours: theirs if theirs in there else theirs.strip() for ours, theirs in columns.items()}
     spare = recipe.label_columns
     missing = [theirs for ours, theirs in columns.items() if theirs not in there and ours not in spare]
     if rows and missing:
-        raise ValueError(f"--columns names {', '.join(missing)}, which {name} lacks; {_it_has(there)}")
+        raise ValueError(
+            f"--columns names {', '.join(missing)}, which {name} lacks; {_it_has(there)} (where rows have "
+            "the recipe's names, unlike the run's: --columns '')"
+        )
     gone = columns.keys() | columns.values()
     return [
         replace(

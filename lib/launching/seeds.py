@@ -63,5 +63,7 @@ def table(summary: Spreads, first: RunFolder) -> list[str]:
         lines.append(f"{split} ({' in '.join(sizes(first)[split])})")
         for name, of_score in scores.items():
             values = "  ".join(f"{value:.4f}" for value in of_score["seeds"].values())
-            lines.append(f"  {name:15} {of_score['mean']:.4f} +- {of_score['spread']:.4f}   ({values})")
+            lines.append(
+                f"  {name:15} {of_score['mean']:.4f}, standard deviation {of_score['spread']:.4f}  ({values})"
+            )
     return lines

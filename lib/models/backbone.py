@@ -107,6 +107,12 @@ def describe(model: ModelConfig, family: str) -> Described:
     where = _where(at, commit, model.model_revision)
     auto_config, auto_tokenizer = transformers.AutoConfig, transformers.AutoTokenizer
     config = _read(model.model, "configuration", lambda: auto_config.from_pretrained(at, **where))
+    if stored := getattr(config, "quantization_config", None):
+        how = stored.get("quant_method", "few bits") if isinstance(stored, dict) else "few bits"
+        raise ValueError(
+            f"--model {model.model} is stored in {how} already, whatever --quantize says; name the model "
+            "that it was made from, and --quantize nf4 (or int8)"
+        )
     words = getattr(config, "vocab_size", None)
     if not isinstance(words, int):
         raise ValueError(

@@ -16,7 +16,7 @@ from lib.models.heads import Encoder
 # Largest difference of two vectors over their largest number. Of 32 families that leave padding alone the
 # worst was at 2e-6; FNet, Nystromformer, YOSO and ConvBERT at 1.1, 0.08, 0.12, 0.03 (four layers of 384).
 TOLERANCE = 1e-5
-MOST_TRIED = 96  # tokens
+MOST_TRIED = 96  # tokens beside padding: rounding grows with the length, and would be taken for mixing
 
 
 def refuse_mixing(model: Encoder, described: Described, ids: np.ndarray, pad: int) -> None:
@@ -27,27 +27,40 @@ def refuse_mixing(model: Encoder, described: Described, ids: np.ndarray, pad: in
             return
         model = Encoder(random(described, "encoder"), model.pooling, [])
     was_training = model.training
-    check(model.eval().read, ids[:MOST_TRIED], pad, f"--model {described.name}")
+    check(model.eval().read, ids, pad, f"--model {described.name}")
     model.train(was_training)
 
 
 @torch.inference_mode()
 def check(encode: Callable[[TokenGroup], Tensor], ids: np.ndarray, pad: int, name: str) -> None:
     """`encode`: (sequences, length) ids -> (sequences, hidden) in float32; `ids` of one long row. Raises
-    ValueError when the beginning of the row is another thing alone than beside the whole row, or when the
-    model cannot be run at all."""
-    short = ids[: max(1, len(ids) // 3)]
-    mask = (np.arange(len(ids))[None, :] < np.array([[len(ids)], [len(short)]])).astype(np.int64)
+    ValueError when the beginning of the row is another thing alone than beside the row, when the whole row is
+    another thing after it, or when the model cannot be run at all."""
+    long = ids[:MOST_TRIED]
+    short = long[: max(1, len(long) // 3)]
+    mask = (np.arange(len(long))[None, :] < np.array([[len(long)], [len(short)]])).astype(np.int64)
     try:
+        whole = encode(TokenGroup(torch.from_numpy(matrix([ids], pad)), None))[0]
         alone = encode(TokenGroup(torch.from_numpy(matrix([short], pad)), None))[0]
-        padded = encode(TokenGroup(torch.from_numpy(matrix([ids, short], pad)), torch.from_numpy(mask)))[1]
+        padded = encode(TokenGroup(torch.from_numpy(matrix([long, short], pad)), torch.from_numpy(mask)))[1]
+        again = encode(TokenGroup(torch.from_numpy(matrix([ids], pad)), None))[0]
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # each family has its own
         raise ValueError(
             f"{name} cannot be run: {type(error).__name__}: {first_line(error)}; use another model"
         ) from error
-    difference = float((alone - padded).abs().max() / alone.abs().max())
+    if not all(bool(vector.isfinite().all()) for vector in (whole, alone, padded, again)):
+        raise ValueError(
+            f"{name} gives a NaN or infinity for a row of {len(ids)} tokens; look at its weights"
+        )
+    if not float((whole - again).abs().max()) <= TOLERANCE * float(whole.abs().max()):
+        raise ValueError(
+            f"{name} reads a row of {len(ids)} tokens otherwise after a short one (as BigBird does), "
+            "so every number would depend on what was read before; use another model, or a smaller "
+            "--max-length"
+        )
+    difference = float((alone - padded).abs().max() / max(float(alone.abs().max()), 1e-30))
     if not difference <= TOLERANCE:
         raise ValueError(
             f"{name} mixes padding into the words: a row alone and the same row beside a longer one differ "

@@ -21,7 +21,7 @@ CONVERT = "https://huggingface.co/spaces/safetensors/convert"
 def weights(folder: Path) -> list[Path]:
     """The safetensors files of a model. Raises ValueError when they are not there, with what is."""
     names = [WHOLE] if (folder / WHOLE).is_file() else []
-    if (folder / INDEX).is_file():
+    if not names and (folder / INDEX).is_file():  # of both transformers takes the whole one
         names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:

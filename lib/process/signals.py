@@ -3,8 +3,10 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from types import FrameType
 
+from lib.base import ranks
 from lib.base.exits import STOPPED, StoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -38,6 +40,9 @@ class StopFlag:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.reason is None:
             self.reason, self._first_s = signal.Signals(number).name, time.monotonic()
+            if os.environ.get(ranks.NAMES[0], "0") == "0":
+                with suppress(OSError):  # not print: a signal may come in the middle of one
+                    os.write(2, f"\n{self.reason}: stopping as soon as what is in hand is done\n".encode())
         elif number == signal.SIGINT and time.monotonic() - self._first_s > SAME_KEY_PRESS_S:
             os._exit(STOPPED)  # the user insists: the last checkpoint is whole, nothing else needs saving
 

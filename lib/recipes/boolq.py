@@ -63,7 +63,7 @@ def to_example(row: Row) -> Example:
     if row.get("answer") is not None:
         word = str(row["answer"]).strip().lower()
         if word not in YES + NO:
-            raise ValueError(f"answer is {row['answer']!r}; it must be true or false")
+            raise ValueError(f"answer is {row['answer']!r}; it must be one of {', '.join(YES + NO)}")
         example["label"] = int(word in YES)
     if (identity := as_word(row.get("id"))) is not None:
         example["id"] = identity

@@ -122,7 +122,9 @@ def _common(first: Side, other: Side, common_rows: bool) -> list[str]:
             changed.append(f"row {identity}: {a} {old!s:.80}, {b} {another[0]!s:.80}")
     if changed:
         shown = ", ".join(changed[:3])
-        raise CheckError(f"{len(changed)} of {len(ids)} common rows have two labels: {shown}")
+        data = [side.first.config.get("data.data") for side in (first, other)]
+        of = "" if data[0] == data[1] else f"; {a} scored rows of {data[0]}, {b} of {data[1]}"
+        raise CheckError(f"{len(changed)} of {len(ids)} common rows have two labels: {shown}{of}")
     if len(ids) < ENOUGH_IN_COMMON * max(len(first.ids), len(other.ids)) and not common_rows:
         sizes = f"{a} scored {len(first.ids)}, {b} {len(other.ids)}"
         raise CheckError(f"only {len(ids)} rows in common ({sizes}); --common-rows compares on those alone")

@@ -6,7 +6,7 @@ from typing import Any
 
 from lib.answers import Values
 from lib.base.exits import DONE
-from lib.base.files import read_json, read_lines
+from lib.base.files import read_json, read_lines, read_mapping
 from lib.config import to_dict
 from lib.config_keys import flatten
 from lib.recipe import Prediction, Recipe
@@ -100,7 +100,7 @@ def paths_of(word: str, runs_dir: str) -> list[Path]:
 def read(letter: str, path: Path, split: str) -> Run:
     """A run, finished or not. Raises ValueError when a finished one has no predictions of this split."""
     files = [path / f"{name}.json" for name in ("run", "scores")]
-    record, scores = (read_json(file) if file.is_file() else {} for file in files)
+    record, scores = (read_mapping(file) if file.is_file() else {} for file in files)
     run = Run(letter, path, flatten(to_dict(RunFolder(path).config())), record, scores)
     status, file = RunFolder(path).status(), RunFolder(path).predictions(split)
     if status.get("exit_code") != DONE:
@@ -111,7 +111,10 @@ def read(letter: str, path: Path, split: str) -> Run:
         raise ValueError(f"{path} has no predictions of the split {split!r}; it has: {there or 'none'}")
     rows = read_lines(file)
     run.rows = {row["id"]: row for row in rows}
-    summary = scores.get("splits", {}).get(split, {})
+    splits = scores.get("splits", {})
+    if not isinstance(splits, dict):
+        raise ValueError(f"{path}/scores.json cannot be read: its splits are no JSON object")
+    summary = splits.get(split, {})
     run.labels, wanted = summary.get("labels"), summary.get("num_rows", len(rows))
     if not len(rows) == len(run.rows) == wanted:
         run.problem = f"{file} holds {len(rows)} rows and {len(run.rows)} ids, scores.json says {wanted}"

@@ -43,7 +43,7 @@ class Embedder:
     def __init__(self, name: str, wanted: str = "auto", revision: str | None = None) -> None:
         self.name = name
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model, self.revision = _load(name, revision, self.device)
+        self.model, self.revision, self._new = _load(name, revision, self.device)
         self._check()
         self.tokenizer = text.prepare_tokenizer(self.model.tokenizer)
         transformer = self.model[0].auto_model
@@ -84,7 +84,8 @@ class Embedder:
     def _try(self, config: Any) -> None:
         """Raises ValueError for a model that cannot read its longest text, or mixes padding into the words:
         now, not hours later."""
-        word = next(word for word in range(len(self.tokenizer)) if word not in self.tokenizer.all_special_ids)
+        special = {*self.tokenizer.all_special_ids, self.pad}
+        word = next(word for word in range(len(self.tokenizer)) if word not in special)
         ids = np.full(self.max_length, word, np.int32)
         padding.check(
             lambda part: self._forward(part.to(self.device)),
@@ -102,7 +103,9 @@ class Embedder:
         return self._fingerprint
 
     def _weigh(self) -> str:
-        parts = [backbone.fingerprint(self.model.state_dict()), text.fingerprint(self.tokenizer)]
+        state = self.model.state_dict()
+        known = [name for name in state if not name.endswith(tuple(f".{new}" for new in self._new))]
+        parts = [backbone.fingerprint(state, known), text.fingerprint(self.tokenizer)]
         parts += [
             *map(repr, list(self.model)[1:]),
             str(self.max_length),
@@ -173,8 +176,9 @@ def micro_batches(order: np.ndarray, lengths: list[int]) -> list[np.ndarray]:
     return pieces
 
 
-def _load(name: str, revision: str | None, device: torch.device) -> tuple[Any, str | None]:
-    """The model in float32, and the commit of one from the hub. Raises ValueError when it cannot be had."""
+def _load(name: str, revision: str | None, device: torch.device) -> tuple[Any, str | None, list[str]]:
+    """The model in float32, the commit of one from the hub, and which weights are new. Raises ValueError when
+    it cannot be had."""
     source = str(backbone.minilm_folder()) if name == "minilm" else name
     words: dict[str, Any] = {"revision": revision}
     if not Path(source).exists() and revision is None:
@@ -200,7 +204,39 @@ def _load(name: str, revision: str | None, device: torch.device) -> tuple[Any, s
                 f"the embedding model {name} cannot be loaded: {hub.first_line(error)} (it "
                 "takes minilm, or the hub id or folder of a sentence-transformers model with safetensors)"
             ) from error
-    return model.eval(), words["revision"]
+        new = _missing(name, model, words)
+    return model.eval(), words["revision"], new
+
+
+def _missing(name: str, model: Any, words: dict[str, Any]) -> list[str]:
+    """Names of the weights that are drawn anew at each load: of a pooler, which decides no vector. Raises
+    ValueError for others; sentence-transformers says nothing of them."""
+    import transformers
+
+    transformer = getattr(model[0], "auto_model", None)
+    if transformer is None:
+        return []
+    where = {key: value for key, value in words.items() if key in ("revision", "local_files_only")}
+    _, info = transformers.AutoModel.from_pretrained(
+        transformer.name_or_path,
+        config=transformer.config,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **where,
+    )
+    bad = [
+        *(key for key in info["missing_keys"] if "pooler" not in key),
+        *(k[0] for k in info["mismatched_keys"]),
+    ]
+    if bad:
+        raise ValueError(
+            f"the embedding model {name} lacks {len(bad)} of its weights ({', '.join(sorted(bad)[:3])} ...); "
+            "they would be random. Use a complete model"
+        )
+    return list(info["missing_keys"])
 
 
 @contextlib.contextmanager

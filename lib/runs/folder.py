@@ -6,11 +6,11 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from lib import recipe as recipes
 from lib.base.contents import Record, Status
-from lib.base.files import Lock, read_json, write_csv, write_json, write_lines
+from lib.base.files import Lock, read_json, read_mapping, write_csv, write_json, write_lines
 from lib.config import Config, from_dict, to_dict
 
 FORMAT = "%Y%m%d_%H%M%S"
@@ -26,7 +26,7 @@ class Folder:
     def status(self) -> Status:
         """Empty when there is none, or when a power loss cut it short: the checkpoints say more."""
         try:
-            status: Status = read_json(self.path / "status.json")
+            status = cast(Status, read_mapping(self.path / "status.json"))
         except ValueError:
             status = {}
         return status
@@ -119,8 +119,7 @@ class RunFolder(Folder):
     def record(self) -> Record:
         """run.json; empty when there is none yet. Raises ValueError when it is damaged."""
         path = self.path / "run.json"
-        record: Record = read_json(path) if path.exists() else {}
-        return record
+        return cast(Record, read_mapping(path) if path.exists() else {})
 
     def write_record(self, **values: Unpack[Record]) -> None:
         write_json(self.path / "run.json", self.record() | values)

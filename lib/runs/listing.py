@@ -1,16 +1,17 @@
 """All runs under a folder of runs, as they stand: read from their files, whatever state these are in."""
 
 import math
+import re
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lib import recipe as recipes
 from lib.base.contents import Status
 from lib.base.exits import DONE, REFUSED, STOPPED
-from lib.base.files import read_json
+from lib.base.files import read_json, read_mapping
 from lib.runs.folder import FORMAT, RunFolder, names_of
 
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -65,26 +66,28 @@ def _listed(path: Path, name: str) -> Listed:
         age_s=None if begun_s is None else time.time() - begun_s,
     )
     try:
-        read_json(path / "config.json")
-        record = folder.record()
-        scores = read_json(path / "scores.json")["splits"] if (path / "scores.json").is_file() else {}
-        split = next((name for name in SCORED if name in scores), None)
-        of_split = scores[split]["scores"] if split else {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return Listed(**asdict(known) | {"state": f"unreadable: {error}"})
-    status = folder.status()
+        return replace(known, **_said(folder))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # files that somebody else wrote
+        return replace(known, state=f"unreadable: {error}")
+
+
+def _said(folder: RunFolder) -> dict[str, Any]:
+    """What the files of a run say."""
+    read_mapping(folder.path / "config.json")
+    record, status, file = folder.record(), folder.status(), folder.path / "scores.json"
+    scores = read_json(file)["splits"] if file.is_file() else {}
+    split = next((name for name in SCORED if name in scores), None)
     state = _state(folder, status)
-    values = {
+    return {
         "state": state,
-        "began": known.began or state == "running",
+        "began": folder.checkpoints.is_dir() or state == "running",
         "exit_code": status.get("exit_code"),
         "step": status.get("step"),
         "num_steps": status.get("num_steps"),
         "split": split,
-        "scores": of_split,
+        "scores": scores[split]["scores"] if split else {},
         "command": record.get("command"),
     }
-    return Listed(**asdict(known) | values)
 
 
 def _state(folder: RunFolder, status: Status) -> str:
@@ -103,34 +106,53 @@ def _begun_s(path: Path) -> float | None:
         return None
 
 
-def table(runs: list[Listed], width: int) -> list[str]:
-    """For people, in lines of at most `width` letters: what trained, and below it what never began."""
-    if not runs:
-        return []
-    begun = [run for run in runs if run.began]
-    lines = _rows(begun, width) if begun else []
-    if others := [run for run in runs if not run.began]:
+def table(runs: list[Listed], width: int | None) -> list[str]:
+    """For people: what trained, the trials of a sweep in one line, and below it what never began; `width`:
+    most letters of a line."""
+    trials = Counter(sweep for run in runs if (sweep := _sweep_of(run)))
+    begun = [run for run in runs if run.began and not _sweep_of(run)]
+    lines = _rows(begun) if begun else []
+    lines += [
+        f"{count} trials of the sweep {sweep}, which has a result.html" for sweep, count in trials.items()
+    ]
+    if others := [run for run in runs if not run.began and not _sweep_of(run)]:
         lines += [*([""] if lines else []), "never began:"]
         for run in others:
-            why = next((f", see {name}" for name in ("rejected.jsonl", "lint.json") if _has(run, name)), "")
-            lines.append(f"  {run.run}  {run.state}{why}"[:width])
-    return lines
+            lines.append(f"  {run.run}  {run.recipe}  {run.state}{_look_into(run)}")
+    if width is None:
+        return lines
+    return [line if len(line) <= width else line[: width - 4].rstrip() + " ..." for line in lines]
 
 
-def _has(run: Listed, name: str) -> bool:
-    return (Path(run.path) / name).exists()
+def _sweep_of(run: Listed) -> str | None:
+    """20250101_120005-20250101_120000-trial-003 -> runs/arena/sweeps/20250101_120000"""
+    found = re.fullmatch(r".*-(\d{8}_\d{6}.*)-trial-\d+", Path(run.path).name)
+    return str(Path(run.path).parent / "sweeps" / found[1]) if found else None
 
 
-def _rows(runs: list[Listed], width: int) -> list[str]:
-    rows = [["run", "state", "step", "score", "age", "command"]]
+def _look_into(run: Listed) -> str:
+    names = ("rejected.jsonl", "lint.json") if run.state in ("refused", "failed (2)") else ()
+    return next((f", see {name}" for name in names if (Path(run.path) / name).exists()), "")
+
+
+def _rows(runs: list[Listed]) -> list[str]:
+    rows = [["run", "recipe", "state", "step", "score", "age", "flags that not all have"]]
+    flags = {run.run: _flags(run.command) for run in runs}
     for run in runs:
         score = next((f"{name} {value['value']:.4f}" for name, value in run.scores.items()), "-")
         score += " (validation)" if run.split == "validation" else ""
         step = "-" if run.step is None else f"{run.step}/{run.num_steps or '?'}"
-        rows.append([run.run, run.state, step, score, age(run.age_s), run.command or "-"])
+        alike = [flags[other.run] for other in runs if other.recipe == run.recipe]
+        own = [flag for flag in flags[run.run] if len(runs) == 1 or not all(flag in one for one in alike)]
+        rows.append([run.run, run.recipe, run.state, step, score, age(run.age_s), " ".join(own)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [line if len(line) <= width else line[: width - 4].rstrip() + " ..." for line in lines]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _flags(command: str | None) -> list[str]:
+    """train.py arena --lr 1e-4 --smoke -> ["--lr 1e-4", "--smoke"]"""
+    words = re.split(r"\s(?=--)", command or "")[1:]
+    return [word for word in words if not word.startswith(("--runs-dir", "--resume", "--stop-at"))]
 
 
 def age(seconds: float | None) -> str:
