@@ -11,7 +11,7 @@ from torch import nn
 
 from lib import recipe as recipes
 from lib.base.console import speak
-from lib.base.exits import BAD_INPUT, CRASHED, DONE, code_of
+from lib.base.exits import BAD_INPUT, CRASHED, DONE, StoppedError, code_of
 from lib.base.files import write_json
 from lib.config import Config
 from lib.corpus import lint
@@ -133,6 +133,8 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     task = make_task(job.recipe, config)
     rows, validation = encoded.rows("train"), encoded.rows("validation")
     model: Any = place(task.build(begin), world.device, world.precision)
+    if dist.any_rank(world.stop.requested):
+        raise StoppedError("stopped while the model was loaded; the same command goes on")
     if config.compute.gradient_checkpointing:
         model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
     if isinstance(model, Encoder):

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,9 @@ from lib.command_line import parse
 from lib.config import Config
 from lib.data import rows as encoded_rows
 from lib.process import dist
+from lib.process.signals import StopFlag
+from lib.runs import resume
+from lib.runs.folder import RunFolder
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
 from lib.training import checkpoint, loop
@@ -413,3 +417,24 @@ def _signals_as_they_were() -> object:
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
+
+
+def test_a_stop_while_the_model_is_loaded_says_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    placed, flags = run.place, []
+
+    def asked(*arguments: Any) -> Any:
+        flags[0].ask("SIGTERM")
+        return placed(*arguments)
+
+    monkeypatch.setattr(run, "place", asked)
+    words = [*TINY, "--runs-dir", str(tmp_path)]
+    flags.append(StopFlag())
+    assert exits.run(lambda: run.train(configuration(*words), flags[0])) == exits.STOPPED
+    assert "stopped while the model was loaded; the same command goes on" in capsys.readouterr().err
+
+
+def test_a_finished_run_of_the_same_experiment_is_named(finished: Path) -> None:
+    reason = resume.decide(RunFolder(finished).config()).reason
+    assert reason.endswith(f"({finished} finished, with the same code)")

@@ -47,7 +47,9 @@ def decide(config: Config) -> Decision:
             step = checkpoint.newest_step(folder.checkpoints)
             why = f"the newest unfinished run of this experiment (newest checkpoint: step {step})"
             return Decision(folder, f"resuming {path}: {why}")
-    return Decision(None, f"new run: no unfinished run of this experiment under {above}")
+    done = finished(config)
+    before = f" ({done.path} finished, with the same code)" if done else ""
+    return Decision(None, f"new run: no unfinished run of this experiment under {above}{before}")
 
 
 def _asked_for(config: Config, wanted: str) -> Decision:
