@@ -131,7 +131,7 @@ def test_an_answer_that_is_not_there_yet_is_none_in_whatever_words(name: str, bl
 
 def test_an_empty_answer_is_still_malformed() -> None:
     row = recipe.load("boolq").sample(1, 0)[0] | {"answer": ""}
-    with pytest.raises(ValueError, match="answer is ''; it must be true or false"):
+    with pytest.raises(ValueError, match="answer is ''; it must be one of true"):
         recipe.load("boolq").to_example(row)
     assert "label" not in recipe.load("boolq").to_example(row | {"answer": None})
     pair = recipe.load("arena").sample(1, 0)[0]
