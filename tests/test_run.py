@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -435,6 +436,9 @@ def test_a_stop_while_the_model_is_loaded_says_what_to_type(
     assert "stopped while the model was loaded; the same command goes on" in capsys.readouterr().err
 
 
-def test_a_finished_run_of_the_same_experiment_is_named(finished: Path) -> None:
-    reason = resume.decide(RunFolder(finished).config()).reason
-    assert reason.endswith(f"({finished} finished, with the same code)")
+def test_a_finished_run_of_the_same_experiment_is_named(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "arena" / finished.name
+    shutil.copytree(finished, copy, symlinks=True)
+    config = RunFolder(copy).config()
+    config = replace(config, tracking=replace(config.tracking, runs_dir=str(tmp_path)))
+    assert resume.decide(config).reason.endswith(f"({copy} finished, with the same code)")
