@@ -17,9 +17,9 @@ from lib.data import rows as encoded_rows
 from lib.data import text
 from lib.data.options import Asked, OptionReader
 from lib.data.tree import PADDING, plant
-from lib.models import backbone, choosers, freezing, heads
+from lib.models import backbone, freezing, heads, language
 from lib.recipe import Example
-from lib.tasks import choose
+from lib.tasks import choose, families
 from lib.tasks import make as make_task
 
 EXAM = recipe.load("science_exam")
@@ -86,7 +86,7 @@ def tiny_model(kind: str, folder: Path) -> str:
     # 4 words to spare: transformers adds one to the tokenizer of some families
     sizes: Any = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     sizes |= {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 256, "head_dim": 16}
-    if kind in choose.SEQ2SEQ:
+    if kind in families.SEQ2SEQ:
         sizes = {"num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "d_model": 64, "d_kv": 16}
         sizes |= {"d_ff": 128, "decoder_start_token_id": 0}
     if kind == "phi3":
@@ -112,7 +112,7 @@ def by_hand(task: choose.Choose, model: Any, sequences: list[np.ndarray]) -> lis
     return found
 
 
-@pytest.mark.parametrize("kind", [*choose.DECODERS, *choose.SEQ2SEQ])
+@pytest.mark.parametrize("kind", [*families.DECODERS, *families.SEQ2SEQ])
 def test_scores_and_gradients_equal_one_sequence_per_option(kind: str, tmp_path: Path) -> None:
     task = make(tiny_model(kind, tmp_path))
     task.check()
@@ -156,8 +156,8 @@ def test_pieces_of_the_output_layer_change_nothing(tmp_path: Path, monkeypatch: 
     rows = encoded_rows.pack(task.encode([example(number) for number in range(3)]))
     model, batch = task.build().eval(), task.collate(rows, (0, 1, 2))
     grads = []
-    for most in (choosers.MOST_LOGITS, 7 * len(task.tokenizer)):  # all at once; seven tokens at a time
-        monkeypatch.setattr(choosers, "MOST_LOGITS", most)
+    for most in (language.MOST_LOGITS, 7 * len(task.tokenizer)):  # all at once; seven tokens at a time
+        monkeypatch.setattr(language, "MOST_LOGITS", most)
         model.zero_grad()
         task.loss(model(batch.inputs), batch).backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))

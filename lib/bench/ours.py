@@ -9,7 +9,7 @@ from torch import nn
 from lib.bench.clock import Clock
 from lib.bench.setting import Setting
 from lib.data.loader import Loader
-from lib.models.choosers import log_probabilities
+from lib.models.language import log_probabilities
 from lib.models.placement import place
 from lib.process import dist
 from lib.training.ddp import Ddp

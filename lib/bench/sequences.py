@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lib.bench.setting import Setting
 from lib.data.collate import Grouped, TokenGroup, matrix
 from lib.data.rows import Rows
-from lib.models.choosers import LanguageModel, Options, by_row
+from lib.models.choosers import Options, by_row
+from lib.models.language import LanguageModel
 
 IGNORED = -100  # the label of a token without loss, as transformers writes it
 

@@ -8,18 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lib.data.collate import Grouped
 from lib.data.tree import Continuations, Trees
-from lib.models.adapters import plain
 from lib.models.heads import Encoder, in_float32, new_head
-
-# Logits that exist at once: 2**25 float32 numbers are 128 MiB. More are made in pieces, and once more in the
-# backward pass, which costs a third of the output layer's time.
-MOST_LOGITS = 1 << 25
+from lib.models.language import Decoder, Encoded, Seq2Seq
 
 
 @dataclass(frozen=True)
@@ -61,62 +55,26 @@ class OptionEncoder(Encoder):
         return by_row(scores, options.widths)
 
 
-class LanguageModel(nn.Module):
-    """A model with an output layer over its words. `frozen` modules stay in evaluation mode."""
-
-    def __init__(self, backbone: Any, option_score: str, frozen: list[nn.Module]) -> None:
-        super().__init__()
-        self.backbone, self.option_score = backbone, option_score
-        self.frozen = tuple(frozen)  # a tuple: not registered a second time
-
-    def called(self) -> list[Any]:
-        """The modules of the backbone whose forward runs."""
-        raise NotImplementedError
-
-    def train(self, mode: bool = True) -> "LanguageModel":
-        super().train(mode)
-        for module in self.frozen:
-            module.eval()
-        return self
-
-    def score(self, states: Tensor, options: Continuations) -> Tensor:
-        """(tokens, hidden) states that predict the options' tokens -> (rows, most options)"""
-        of_tokens = log_probabilities(self.backbone.get_output_embeddings(), states, options.targets)
-        # a table of options by places: sums are then taken in the same order on every device
-        sizes = torch.bincount(options.option_of)
-        table = of_tokens.new_zeros(len(sizes), int(sizes.max()))
-        sums = table.index_put((options.option_of, options.place_of), of_tokens).sum(1)  # (options,)
-        return by_row(sums / sizes if self.option_score == "mean" else sums, options.widths)
+def score(of_tokens: Tensor, options: Continuations, how: str) -> Tensor:
+    """(tokens,) log-probabilities of the options' tokens -> (rows, most options); `how`: mean or sum"""
+    # a table of options by places: sums are then taken in the same order on every device
+    sizes = torch.bincount(options.option_of)
+    table = of_tokens.new_zeros(len(sizes), int(sizes.max()))
+    sums = table.index_put((options.option_of, options.place_of), of_tokens).sum(1)  # (options,)
+    return by_row(sums / sizes if how == "mean" else sums, options.widths)
 
 
-def log_probabilities(output: Any, states: Tensor, targets: Tensor) -> Tensor:
-    """(tokens,) float32 log-probability of each target under the output layer; a few logits at a time."""
-
-    def piece(states: Tensor, targets: Tensor) -> Tensor:
-        return -F.cross_entropy(output(states).float(), targets, reduction="none")
-
-    size = max(1, MOST_LOGITS // output.weight.shape[0])
-    if len(targets) <= size:
-        return piece(states, targets)
-    parts = zip(states.split(size), targets.split(size), strict=True)
-    return torch.cat([checkpoint(piece, *part, use_reentrant=False) for part in parts])
-
-
-class CausalChooser(LanguageModel):
+class CausalChooser(Decoder):
     """A decoder: context and question are computed once for all options of a row."""
 
-    def called(self) -> list[Any]:
-        return [plain(self.backbone).base_model]
+    def __init__(self, backbone: Any, option_score: str, frozen: list[nn.Module]) -> None:
+        super().__init__(backbone, frozen)
+        self.option_score = option_score
 
     def forward(self, trees: Trees) -> Tensor:
-        (inner,) = self.called()
-        states = [
-            inner(
-                input_ids=group.ids, position_ids=group.positions, attention_mask=group.mask()
-            ).last_hidden_state.flatten(0, 1)
-            for group in trees.groups
-        ]
-        return self.score(torch.cat(states)[trees.predictors], trees.options)
+        states = self.states(trees.groups)[trees.predictors]
+        of_tokens = self.log_probabilities(states, trees.options.targets)
+        return score(of_tokens, trees.options, self.option_score)
 
 
 @dataclass(frozen=True)
@@ -144,30 +102,17 @@ class Pairs:
         )
 
 
-class Seq2SeqChooser(LanguageModel):
+class Seq2SeqChooser(Seq2Seq):
     """An encoder-decoder (T5): the encoder runs once a row."""
 
-    def called(self) -> list[Any]:
-        return [self.backbone.get_encoder(), self.backbone.get_decoder()]
+    def __init__(self, backbone: Any, option_score: str, frozen: list[nn.Module]) -> None:
+        super().__init__(backbone, frozen)
+        self.option_score = option_score
 
     def forward(self, pairs: Pairs) -> Tensor:
-        config = self.backbone.config
-        encoder, decoder = self.called()
-        most = max(group.ids.shape[1] for group in pairs.sources.groups)
-        states, masks = [], []
-        for group in pairs.sources.groups:
-            mask = torch.ones_like(group.ids) if group.mask is None else group.mask
-            encoded = encoder(input_ids=group.ids, attention_mask=mask).last_hidden_state
-            states.append(F.pad(encoded, (0, 0, 0, most - encoded.shape[1])))
-            masks.append(F.pad(mask, (0, most - mask.shape[1])))
-        row_of = pairs.sources.order[pairs.row_of]
-        decoded = decoder(
-            input_ids=pairs.starts,
-            encoder_hidden_states=torch.cat(states)[row_of],
-            encoder_attention_mask=torch.cat(masks)[row_of],
-        ).last_hidden_state  # (options, length, hidden)
-        # t5 (not mt5) with one table for input and output scales the states in between
-        tied = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
-        if config.model_type == "t5" and tied:
-            decoded = decoded * config.d_model**-0.5
-        return self.score(decoded[pairs.options.option_of, pairs.options.place_of], pairs.options)
+        encoded = self.encode(pairs.sources)
+        source = Encoded(encoded.states[pairs.row_of], encoded.mask[pairs.row_of])
+        decoded = self.states(source, pairs.starts)  # (options, length, hidden)
+        states = decoded[pairs.options.option_of, pairs.options.place_of]
+        of_tokens = self.log_probabilities(states, pairs.options.targets)
+        return score(of_tokens, pairs.options, self.option_score)

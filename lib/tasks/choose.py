@@ -22,12 +22,9 @@ from lib.data.rows import EncodedRow, Rows
 from lib.data.tree import Continuations, plant
 from lib.models import backbone, choosers
 from lib.recipe import Example, Prediction, Recipe
+from lib.tasks import families
 from lib.tasks.common import NO_LABEL, LabelledBatch, ModelTask, describe
 
-# Decoders whose states are exact when options share a prefix, and whose output layer is a plain one: each is
-# held against transformers' own logits of separate sequences in tests/test_choose.py.
-DECODERS = ("llama", "mistral", "phi3", "gpt_neox", "gpt2", "qwen2", "qwen3", "gemma", "olmo2", "phi")
-SEQ2SEQ = ("t5", "mt5")
 # What stands around context and question; decoders go on after it, T5's encoder ends with the context.
 QUESTION = {"encoder": "{}", "causal": "\n\nQuestion: {}\nAnswer:", "seq2seq": "question: {} context:"}
 
@@ -36,7 +33,7 @@ class Choose(ModelTask):
     """The verbs of lib.task.Task."""
 
     def __init__(self, recipe: Recipe, config: Config, described: backbone.Described) -> None:
-        super().__init__(recipe, config, described, _kind(described.config))
+        super().__init__(recipe, config, described, families.kind_of(described.config))
         self.counts |= {"contexts cut": 0, "context tokens cut": 0, "questions cut": 0}
         self.question = QUESTION[self.kind]
         assert isinstance(config.task, ChooseConfig), "a recipe of this task has task=ChooseConfig(...)"
@@ -44,7 +41,7 @@ class Choose(ModelTask):
 
     def check(self) -> None:
         super().check()
-        name, kind = self.described.name, self.model_type
+        name = self.described.name
         if self.kind == "encoder":
             if self.options.option_score != "mean":
                 raise ValueError(
@@ -52,21 +49,7 @@ class Choose(ModelTask):
                     "not their tokens; leave it out"
                 )
             return
-        if self.config.model.pooling != "auto":
-            raise ValueError(f"--pooling {self.config.model.pooling}: {name} scores tokens; leave it out")
-        if kind not in DECODERS + SEQ2SEQ:
-            raise ValueError(
-                f"--model {name} is a {kind}; its option scores have not been checked. Use an encoder, or "
-                f"one of {', '.join(DECODERS + SEQ2SEQ)}"
-            )
-        if self.config.model.freeze == "all":
-            raise ValueError(
-                f"--freeze all leaves nothing of {name} to train, it has no new head; use --freeze bottom or "
-                "--lora-rank 16"
-            )
-        window, length = getattr(self.described.config, "sliding_window", None), self.config.data.max_length
-        if window is not None and length > window:
-            raise ValueError(f"--max-length {length} is more than {name} looks back; use at most {window}")
+        families.refuse(self.config, self.described, "option scores", also="an encoder, or ")
 
     def encode(
         self, examples: list[Example], between: Callable[[], None] = lambda: None, refuse: bool = True
@@ -205,12 +188,6 @@ class Choose(ModelTask):
             )
             predictions.append(prediction if label == NO_LABEL else Prediction(label=label, **prediction))
         return predictions
-
-
-def _kind(config: Any) -> backbone.Kind:
-    if config.is_encoder_decoder:
-        return "seq2seq"
-    return "causal" if backbone.is_causal(config) else "encoder"
 
 
 def make(recipe: Recipe, config: Config, folder: Path | None) -> Choose:

@@ -1,0 +1,116 @@
+"""Language models as the tasks use them: the states of the tokens that matter, and how likely the words that
+follow are; logits are made only where something is predicted."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lib.data.collate import Grouped, TokenGroup
+from lib.data.tree import Tree
+from lib.models.adapters import plain
+
+# Logits that exist at once: 2**25 float32 numbers are 128 MiB. More are made in pieces, and once more in the
+# backward pass, which costs a third of the output layer's time.
+MOST_LOGITS = 1 << 25
+
+
+class LanguageModel(nn.Module):
+    """A model with an output layer over its words. `frozen` modules stay in evaluation mode."""
+
+    def __init__(self, backbone: Any, frozen: list[nn.Module]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.frozen = tuple(frozen)  # a tuple: not registered a second time
+
+    def called(self) -> list[Any]:
+        """The modules of the backbone whose forward runs."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> "LanguageModel":
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def log_probabilities(self, states: Tensor, targets: Tensor) -> Tensor:
+        """(tokens, hidden), (tokens,) -> (tokens,) float32: of each target after its state"""
+        return log_probabilities(self.backbone.get_output_embeddings(), states, targets)
+
+
+class Decoder(LanguageModel):
+    """A causal language model."""
+
+    def called(self) -> list[Any]:
+        return [plain(self.backbone).base_model]
+
+    def states(self, groups: list[Tree] | list[TokenGroup]) -> Tensor:
+        """(tokens of all groups, hidden), padding included"""
+        return torch.cat([self._states(group).flatten(0, 1) for group in groups])
+
+    def _states(self, group: Tree | TokenGroup) -> Tensor:
+        (inner,) = self.called()
+        if isinstance(group, TokenGroup):
+            # Padding stands on the right, where no token of a causal model looks: no mask is needed, so the
+            # fast kernels stay open.
+            return inner(input_ids=group.ids).last_hidden_state
+        mask = group.mask()
+        return inner(input_ids=group.ids, position_ids=group.positions, attention_mask=mask).last_hidden_state
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder made of its sequences."""
+
+    states: Tensor  # (sequences, longest, hidden)
+    mask: Tensor  # (sequences, longest) int64
+
+
+class Seq2Seq(LanguageModel):
+    """An encoder-decoder (T5)."""
+
+    def called(self) -> list[Any]:
+        return [self.backbone.get_encoder(), self.backbone.get_decoder()]
+
+    def encode(self, sources: Grouped) -> Encoded:
+        """In the order of the sequences."""
+        encoder, _ = self.called()
+        most = max(group.ids.shape[1] for group in sources.groups)
+        states, masks = [], []
+        for group in sources.groups:
+            mask = torch.ones_like(group.ids) if group.mask is None else group.mask
+            encoded = encoder(input_ids=group.ids, attention_mask=mask).last_hidden_state
+            states.append(F.pad(encoded, (0, 0, 0, most - encoded.shape[1])))
+            masks.append(F.pad(mask, (0, most - mask.shape[1])))
+        return Encoded(torch.cat(states)[sources.order], torch.cat(masks)[sources.order])
+
+    def states(self, source: Encoded, starts: Tensor) -> Tensor:
+        """(sequences, length) ids behind a start token -> (sequences, length, hidden), as the output layer
+        takes them; `source` has one sequence for each"""
+        _, decoder = self.called()
+        decoded = decoder(
+            input_ids=starts, encoder_hidden_states=source.states, encoder_attention_mask=source.mask
+        ).last_hidden_state
+        return self.scaled(decoded)
+
+    def scaled(self, decoded: Tensor) -> Tensor:
+        """t5 (not mt5) with one table for input and output scales the states in between."""
+        config = self.backbone.config
+        tied = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+        return decoded * config.d_model**-0.5 if config.model_type == "t5" and tied else decoded
+
+
+def log_probabilities(output: Any, states: Tensor, targets: Tensor) -> Tensor:
+    """(tokens,) float32 log-probability of each target under the output layer; a few logits at a time."""
+
+    def piece(states: Tensor, targets: Tensor) -> Tensor:
+        return -F.cross_entropy(output(states).float(), targets, reduction="none")
+
+    size = max(1, MOST_LOGITS // output.weight.shape[0])
+    if len(targets) <= size:
+        return piece(states, targets)
+    parts = zip(states.split(size), targets.split(size), strict=True)
+    return torch.cat([checkpoint(piece, *part, use_reentrant=False) for part in parts])
