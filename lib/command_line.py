@@ -17,7 +17,7 @@ from tyro.conf import arg
 
 from lib import other_flags
 from lib.base import ranks
-from lib.config import ChooseConfig, Config
+from lib.config import ChooseConfig, CompleteConfig, Config
 from lib.config_keys import leaves, with_values
 
 T = TypeVar("T")
@@ -111,10 +111,13 @@ def smoke(config: Config) -> Config:
     task = config.task
     if isinstance(task, ChooseConfig):  # the sample's rows have their contexts
         task = replace(task, index=None, context="auto")
+    length = 96
+    if isinstance(task, CompleteConfig):  # a prompt and the whole of a text
+        task, length = replace(task, max_new_tokens=16, eval_generate=8), 384
     return replace(
         config,
         smoke=True,
-        data=replace(data, max_length=min(data.max_length, 96)),
+        data=replace(data, max_length=min(data.max_length, length)),
         task=task,
         model=replace(config.model, model="tiny", init="random"),
         adapter=replace(config.adapter, quantize="none"),  # a toy made in memory has no weights to quantize

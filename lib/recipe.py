@@ -10,14 +10,14 @@ import math
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from lib.base.console import in_columns
-from lib.config import Config
+from lib.config import Config, TaskConfig
 from lib.config_keys import nearest
 
 Row = dict[str, Any]
@@ -39,6 +39,10 @@ class Example(TypedDict, total=False):
     retrieved: list[str]  # the passages an index gave, the nearest first
     label: int  # of the class or the option; rows that are only to be predicted have none
     target: Any  # what is right where answers are no choice: a text, say; missing as a label may be
+    fields: dict[str, list[str]]  # what a prompt's template may name: pieces of text
+    gold: int  # which piece of the field that gives way holds the answer, where one does
+    sources: list[str]  # what these pieces are called, where an answer is to name one
+    short: list[str]  # what the target is about, in a few words; any of them is right
     notes: list[str]  # things worth counting, e.g. "empty response"
 
 
@@ -57,11 +61,19 @@ class Prediction(TypedDict, total=False):
     ranking: list[str]  # the order in letters
     target: Any  # where answers are no choice
     answer: Any
+    loss: float  # of all the target's tokens, its end included: -log of their probability
+    num_tokens: int  # these tokens
+    num_written: int  # tokens of the answer, its end included
+    ended: bool  # by itself; False: it was stopped at the limit
+    again: bool  # written a second time, alone: two tokens had been nearly equally likely
+    source: str  # which of the sources is right; missing where the context has no answer
+    sources: list[str]
+    short: list[str]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score: the mean over rows of what it says of each."""
+    """A score: the mean over rows of what it says of each of them, among the others."""
 
     name: str
     by_row: Callable[[Sequence[Prediction]], np.ndarray]
@@ -70,9 +82,24 @@ class Metric:
     """Which way it is better. None: it does not say how good a model is."""
     share: bool = False
     """Every row's value lies from 0 to 1."""
+    partial: bool = False
+    """Some rows are not counted: they are NaN in what it says of each."""
+    reads: str | None = None
+    """What a prediction must have to be scored, where not every one has it. None: all have."""
+
+    def rows(self, predictions: Sequence[Prediction]) -> Sequence[Prediction]:
+        """Those that can be scored."""
+        return predictions if self.reads is None else [row for row in predictions if self.reads in row]
 
     def __call__(self, predictions: Sequence[Prediction]) -> float:
-        return float(self.by_row(predictions).mean())
+        values = self.by_row(predictions)
+        return float(values[~np.isnan(values)].mean()) if self.partial else float(values.mean())
+
+    def can_score(self, predictions: Sequence[Prediction]) -> bool:
+        """Has every row what it reads, and is any of them counted?"""
+        if not predictions or len(self.rows(predictions)) < len(predictions):
+            return False
+        return not self.partial or not np.isnan(self.by_row(predictions)).all()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +117,14 @@ class Recipe:
     """The classes, or the letters of the options, where that is a choice."""
     family: Literal["encoder", "decoder"] = "encoder"
     """What kind of toy `--model tiny` is."""
+    fields: tuple[str, ...] = ()
+    """What the template of a prompt may name, where the task writes texts."""
+    gives_way: tuple[str, ...] = ()
+    """Those of them whose pieces are shortened, the longest first, when a prompt is too long."""
+    writers: Mapping[str, Callable[[Example], str]] = field(default_factory=dict)
+    """Baselines that write a text without a language model."""
+    finish: Callable[[list[Example], TaskConfig], list[Example]] | None = None
+    """What the rows of one split take of each other, when it is settled which rows these are."""
     optional: tuple[str, ...] = ()
     """Columns that a row may have beside those."""
     list_columns: tuple[str, ...] = ()
@@ -121,12 +156,14 @@ class Recipe:
         return self.metrics[0].better
 
     def by_row(self, predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
-        """(rows,) for every score"""
-        return {metric.name: metric.by_row(predictions) for metric in self.metrics}
+        """(rows,) for every score that all of them have"""
+        whole = [metric for metric in self.metrics if metric.can_score(predictions)]
+        return {metric.name: metric.by_row(predictions) for metric in whole}
 
     def score(self, predictions: Sequence[Prediction]) -> Scores:
         """Plain predictions in, {"log_loss": 0.9, ...} out."""
-        return {name: float(values.mean()) for name, values in self.by_row(predictions).items()}
+        rows = {metric: metric.rows(predictions) for metric in self.metrics}
+        return {metric.name: metric(some) for metric, some in rows.items() if metric.can_score(some)}
 
     def improves(self, new: float, old: float | None) -> bool:
         """Is a first score better than the best so far? One that is not finite never is."""

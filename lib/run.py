@@ -1,7 +1,7 @@
 """The table of contents: every piece of a run is made and joined here and nowhere else."""
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lib import recipe as recipes
 from lib.base.console import speak
 from lib.base.exits import BAD_INPUT, CRASHED, DONE, StoppedError, code_of
 from lib.base.files import write_json
-from lib.config import Config
+from lib.config import CompleteConfig, Config
 from lib.corpus import lint
 from lib.corpus.corpus import PROBES
 from lib.corpus.encoded import Encoded
@@ -131,7 +131,7 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     """Make every part of the loop."""
     config, world = job.config, job.world
     task = make_task(job.recipe, config)
-    rows, validation = encoded.rows("train"), encoded.rows("validation")
+    rows = encoded.rows("train")
     model: Any = place(task.build(begin), world.device, world.precision)
     if dist.any_rank(world.stop.requested):
         raise StoppedError("stopped while the model was loaded; the same command goes on")
@@ -150,18 +150,36 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     moments = safetensors.torch.load_file(begin / "optimizer.safetensors") if begin else None
     engine.start(shortest, task.loss, moments)
     predictor = Predictor(task, model, world, job.config.optim.token_budget)
-    if begin is None and job.recipe.probes:
-        before = predictor.predict(encoded.rows(PROBES))
-        if world.is_main:
-            before = scoring.kept(before, encoded.examples()[PROBES], job.recipe)
-            job.folder.write_predictions(f"{PROBES} before", before)
-
-    def evaluate() -> Scores:
-        return job.recipe.score(predictor.predict(validation))
+    if begin is None:
+        _answer_before(job, encoded, predictor)
+    evaluate = _evaluation(job, encoded, predictor)
 
     loader = Loader(task.costs(rows), job.config.optim)
     writer = checkpoint.Writer(job.folder.checkpoints, config.tracking.keep)
     return loop.Parts(job, task, engine, rows, loader, writer, evaluate)
+
+
+def _answer_before(job: Job, encoded: Encoded, predictor: Predictor) -> None:
+    """What the model says before it is trained: of the probes, and of the test rows where it writes texts."""
+    task = job.config.task
+    splits = [PROBES] if job.recipe.probes else []
+    if isinstance(task, CompleteConfig) and task.base_texts:
+        job.tracker.say("the test rows before training (--no-base-texts leaves them out)")
+        splits.append("test")
+    for split in splits:
+        said = predictor.predict(encoded.rows(split))
+        if job.world.is_main:
+            said = scoring.kept(said, encoded.examples()[split], job.recipe)
+            job.folder.write_predictions(scoring.before(split), said)
+
+
+def _evaluation(job: Job, encoded: Encoded, predictor: Predictor) -> Callable[[], Scores]:
+    """Scores of the validation rows with the weights as they are."""
+    recipe, task, rows = job.recipe, job.config.task, encoded.rows("validation")
+    if not isinstance(task, CompleteConfig):
+        return lambda: recipe.score(predictor.predict(rows))
+    words, written = encoded.examples()["validation"], scoring.some(rows, task.eval_generate)
+    return lambda: recipe.score(scoring.kept(predictor.predict(rows, written), words, recipe))
 
 
 def _record_weights(folder: RunFolder, model: nn.Module, task: Task, fresh: bool) -> None:

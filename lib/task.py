@@ -1,12 +1,12 @@
 """The verbs of a task, and what passes between them. Words end at `encode`, tensors end at `predict`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from lib.data.loader import Costs
+from lib.data.loader import Costs, MicroBatch
 from lib.data.rows import EncodedRow, Rows
 from lib.process.world import World
 from lib.recipe import Example, Prediction
@@ -41,6 +41,8 @@ class Task(Protocol):
     """What is taken of it: the token vectors of an encoder, or the words of a language model."""
     counts: dict[str, int]
     """What `encode` cut and counted."""
+    writes: bool
+    """Whether its answers are texts, which `write` makes."""
 
     def check(self) -> None:
         """Raise ValueError when the configuration cannot work with this model."""
@@ -50,6 +52,9 @@ class Task(Protocol):
 
     def checkpoint_bytes(self) -> int:
         """The size of one checkpoint, known before any weight is loaded."""
+
+    def unusable(self, examples: list[Example], between: Callable[[], None]) -> dict[str, str]:
+        """Ids of rows that can be neither learned nor scored -> why."""
 
     def encode(
         self, examples: list[Example], between: Callable[[], None], refuse: bool = True
@@ -92,3 +97,9 @@ class Task(Protocol):
 
     def predict(self, model: nn.Module, batch: Any) -> list[Prediction]:
         """One plain record a row, without its id."""
+
+    def writing_batches(self, rows: Rows, which: Sequence[int], token_budget: int) -> list[MicroBatch]:
+        """Those of the rows in pieces whose texts are written together: a pure function of them."""
+
+    def write(self, model: nn.Module, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
+        """The text of each row, as a plain record without its id."""

@@ -11,6 +11,7 @@ import numpy as np
 from lib.base.contents import Details
 from lib.recipe import Example, Prediction, Recipe
 
+BASE = "base model"  # the baseline that the model itself is before it is trained
 Values = dict[str, np.ndarray]  # score -> (rows,) what it says of each row
 
 
@@ -40,6 +41,9 @@ class Answers(Protocol):
 
     def wrong(self, predictions: Sequence[Prediction]) -> list[Prediction]:
         """Those that are not right, the worst first."""
+
+    def shown(self, wrong: Sequence[Prediction], most: int) -> list[Prediction]:
+        """At most so many of what `wrong` found, for people to look at."""
 
     def distance(self, new: Prediction, old: Prediction) -> float:
         """How far two predictions of a row are apart: 0 for the same, infinite where one is no number."""

@@ -53,6 +53,10 @@ class Choice:
         wrong = [row for row in predictions if row["prediction"] != row["label"]]
         return sorted(wrong, key=lambda row: row["probabilities"][row["label"]])
 
+    def shown(self, wrong: Sequence[Prediction], most: int) -> list[Prediction]:
+        """The worst."""
+        return list(wrong[:most])
+
     def distance(self, new: Prediction, old: Prediction) -> float:
         """The largest difference of two probabilities."""
         pairs = zip(_probabilities(new), _probabilities(old), strict=True)

@@ -57,6 +57,10 @@ class Groups:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def of_rows(self, chosen: np.ndarray) -> "Groups":
+        """Of the rows that (rows,) bool chooses."""
+        return self if chosen.all() else Groups(str(group) for group in self.of_row[chosen])
+
     def sums(self, values: np.ndarray) -> np.ndarray:
         """(rows,) -> (groups,)"""
         return np.bincount(self.of_row, values, len(self))
@@ -129,16 +133,47 @@ def interval(values: np.ndarray, groups: Groups, share: bool = False) -> Interva
 
 
 def score(values: Mapping[str, np.ndarray], groups: Groups, metrics: Sequence[Metric]) -> dict[str, Interval]:
-    """Every score of one model; `values` holds (rows,) for each."""
-    return {metric.name: interval(values[metric.name], groups, metric.share) for metric in metrics}
+    """Every score that one model has; `values` holds (rows,) for each."""
+    there = [metric for metric in metrics if metric.name in values]
+    return {metric.name: _score(values[metric.name], groups, metric) for metric in there}
 
 
-def difference(before: np.ndarray, after: np.ndarray, groups: Groups) -> Interval:
-    """The mean of (rows,) `after` minus that of `before`, on the same rows in the same order."""
+def _score(values: np.ndarray, groups: Groups, metric: Metric) -> Interval:
+    counted = ~np.isnan(values)
+    if metric.partial:
+        return interval(values[counted], groups.of_rows(counted), metric.share)
+    return interval(values, groups, metric.share)
+
+
+def difference(before: np.ndarray, after: np.ndarray, groups: Groups, partial: bool = False) -> Interval:
+    """The mean of (rows,) `after` minus that of `before`, on the same rows in the same order. `partial`: rows
+    that are NaN are not counted."""
+    if partial:
+        counted = [~np.isnan(values) for values in (before, after)]
+        if (counted[0] == counted[1]).all():
+            rows = counted[0]
+            return difference(before[rows], after[rows], groups.of_rows(rows))
+        before, after = over_all_rows(before), over_all_rows(after)
     mean = _Mean.of(after - before, groups)
     both = mean.student(), mean.hall()
     value = float(after.mean()) - float(before.mean())  # to the last digit that of the two scores
     return Interval(value, min(low for low, _ in both), max(high for _, high in both))
+
+
+def over_all_rows(values: np.ndarray) -> np.ndarray:
+    """(rows,) values with NaN for rows that are not counted -> (rows,) of the same mean, which vary as that
+    mean does: it is a ratio, of a sum to a count, made linear at its value."""
+    counted = ~np.isnan(values)
+    mean = values[counted].mean()
+    return mean + np.where(counted, values - mean, 0.0) * len(values) / counted.sum()
+
+
+def of_all_seeds(values: Sequence[np.ndarray]) -> np.ndarray:
+    """(rows,) of each seed -> (rows,) their mean. Where the seeds do not count the same rows, all are."""
+    counted = ~np.isnan(values[0])
+    if all((np.isnan(one) == ~counted).all() for one in values):
+        return np.mean(values, axis=0)
+    return np.mean([over_all_rows(one) for one in values], axis=0)
 
 
 def of_seeds(before: Sequence[float], after: Sequence[float]) -> Interval:

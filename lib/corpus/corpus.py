@@ -1,10 +1,10 @@
 """The rows of a data set, still words: read, checked, split, and what is to be said of them. No run folder is
 needed for any of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from lib.config import DataConfig
+from lib.config import DataConfig, TaskConfig
 from lib.corpus import columns, sources, splits
 from lib.corpus.readers import Rejected
 from lib.corpus.sources import SPLITS, Source
@@ -89,6 +89,22 @@ class Corpus:
         rows = {OTHER: [row for split in self.splits.values() for row in split]}
         splits.refuse_doubled_ids(rows)
         return replace(self, splits=rows)
+
+    def without(self, reasons: Mapping[str, str]) -> "Corpus":
+        """The same, with the rows of these ids among the rejected ones. They are not dropped without a word:
+        they count against --max-rejected."""
+        more = [Rejected.of(f"row {identity}", reason, "") for identity, reason in reasons.items()]
+        rows = {
+            split: [row for row in rows if row["id"] not in reasons] for split, rows in self.splits.items()
+        }
+        return replace(self, splits=rows, rejected=[*self.rejected, *more])
+
+    def finished(self, task: TaskConfig) -> "Corpus":
+        """The same, with what the rows of one split take of each other."""
+        finish = self.recipe.finish
+        if finish is None:
+            return self
+        return replace(self, splits={split: finish(rows, task) for split, rows in self.splits.items()})
 
     def refuse_rejected(self, listed: bool = True) -> None:
         """Raises ValueError when too many rows are malformed."""

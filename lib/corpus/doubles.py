@@ -79,7 +79,11 @@ def share(sketch: Any, other: np.ndarray) -> float:
 def words_of(example: Example) -> list[str]:
     """What makes a row the same as another: all its texts; question and options where there are such, since
     one context may serve many questions."""
-    values: Any = [example["question"], *example["options"]] if "question" in example else None
+    values: Any = None
+    if "question" in example:
+        values = [example["question"], *example["options"]]
+    elif "fields" in example:
+        values = [piece for pieces in example["fields"].values() for piece in pieces]
     if values is None:
         values = [turn for turns in (example.get("context", []), *example["texts"]) for turn in turns]
     word, silent = _patterns()

@@ -48,15 +48,33 @@ class Costs:
         """This is what ranks share out evenly."""
         return float(self.time_by_row[indices].sum())
 
+    def in_order(self, indices: np.ndarray) -> np.ndarray:
+        """The rows of a batch so that neighbours are cheap to compute together; the same for any order that
+        they come in."""
+        keys = (indices, -self.tokens_by_row[indices], -self.longest_by_row[indices])
+        return indices[np.lexsort(keys)]
+
+    def evaluation_order(self) -> np.ndarray:
+        """All rows, the costliest first."""
+        return np.lexsort((np.arange(len(self.rows)), -self.longest_by_row))
+
+    def added_times(self, ordered: np.ndarray) -> np.ndarray:
+        """(rows,) what each takes beside those before it."""
+        return self.time_by_row[ordered]
+
+    def drawn_together(self) -> list[np.ndarray] | None:
+        """Rows that an epoch's order keeps side by side, all rows once. None: each row is drawn by itself."""
+        return None
+
 
 def cut(indices: np.ndarray, costs: Costs, token_budget: int, min_pieces: int) -> list[MicroBatch]:
     """Cut one batch into at least `min_pieces` micro-batches of about equal time, none above the token budget
     (a single row that is longer still makes a micro-batch of its own). Rows of like length stay together."""
-    order = (indices, -costs.tokens_by_row[indices], -costs.longest_by_row[indices])
-    indices = indices[np.lexsort(order)]
+    indices = costs.in_order(indices)
+    times = costs.added_times(indices)
     pieces = min(len(indices), max(min_pieces, math.ceil(costs.tokens(indices) / token_budget)))
     while True:
-        parts = np.split(indices, _equal_bounds(costs.time_by_row[indices], pieces)[1:-1])
+        parts = np.split(indices, _equal_bounds(times, pieces)[1:-1])
         if all(len(part) == 1 or costs.tokens(part) <= token_budget for part in parts):
             break
         pieces += 1
@@ -135,8 +153,13 @@ class Loader:
         """The batches of one epoch: rows of like length together, batches in random order, the odd rows that
         do not fill a batch drawn at random and last. Every row once."""
         draw = np.random.default_rng([self.optim.seed, epoch])
-        rows = draw.permutation(len(self.rows))
         batch = self.optim.batch
+        together = self.costs.drawn_together()
+        if together is not None:
+            rows = np.concatenate([together[place] for place in draw.permutation(len(together))])
+            batches = [rows[begin : begin + batch] for begin in range(0, len(rows), batch)]
+            return [batches[place] for place in draw.permutation(len(batches))]
+        rows = draw.permutation(len(self.rows))
         full = len(rows) - len(rows) % batch
         lengths = self.costs.longest_by_row[rows[:full]]
         bucketed = rows[:full][np.argsort(-lengths, kind="stable")]
@@ -149,7 +172,7 @@ def evaluation_batches(costs: Costs, token_budget: int) -> list[MicroBatch]:
     """All rows, longest first, in micro-batches within the token budget: a pure function of the rows, so that
     scores are the same bits on any number of ranks. The costliest comes first, so a shortage of memory shows
     at once."""
-    order = np.lexsort((np.arange(len(costs.rows)), -costs.longest_by_row))
+    order = costs.evaluation_order()
     batches: list[MicroBatch] = []
     begin = 0
     for end in range(1, len(order) + 1):

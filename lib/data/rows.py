@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+NO_LABEL = -1  # of rows that are only to be predicted
+
 
 @dataclass(frozen=True)
 class EncodedRow:

@@ -5,7 +5,7 @@ the context gives way first (its end is kept, at least MIN_CONTEXT tokens of it)
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,14 +55,33 @@ def specials_of(tokenizer: Any) -> Specials:
     return Specials([] if start is None else [start], [separator], pad)
 
 
+def end_of(tokenizer: Any) -> int:
+    """The token that says a text ends. Raises ValueError where there is none."""
+    end = tokenizer.eos_token_id
+    return specials_of(tokenizer).separator[0] if end is None else end
+
+
 def fingerprint(tokenizer: Any) -> str:
     """sha256 of everything the tokenizer does."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
-def tokenize(tokenizer: Any, texts: list[str], between: Callable[[], None] = lambda: None) -> list[Tokens]:
-    """Ids of each text, no special tokens. `between` runs between chunks and may raise to stop."""
-    specials, unknown = tokenizer.all_special_ids, tokenizer.unk_token_id
+def tokenize(
+    tokenizer: Any, texts: list[str], between: Callable[[], None] = lambda: None, specials: bool = False
+) -> list[Tokens]:
+    """Ids of each text, none added. `between` runs between chunks and may raise to stop. `specials`: the
+    texts are no data, the names of special tokens in them stand for these."""
+    tokenizer.backend_tokenizer.encode_special_tokens = not specials
+    try:
+        return _tokenize(tokenizer, texts, between, () if specials else tokenizer.all_special_ids)
+    finally:
+        tokenizer.backend_tokenizer.encode_special_tokens = True
+
+
+def _tokenize(
+    tokenizer: Any, texts: list[str], between: Callable[[], None], forbidden: Sequence[int]
+) -> list[Tokens]:
+    unknown = tokenizer.unk_token_id
     sequences: list[Tokens] = []
     for first in range(0, len(texts), CHUNK):
         between()
@@ -71,7 +90,7 @@ def tokenize(tokenizer: Any, texts: list[str], between: Callable[[], None] = lam
         for encoding in encodings:
             ids = np.asarray(encoding.ids, dtype=np.int32)
             if unknown is not None:  # a Unigram model (deberta-v3, T5) has "[SEP]" among its ordinary pieces
-                ids[np.isin(ids, specials)] = unknown
+                ids[np.isin(ids, forbidden)] = unknown
             sequences.append(ids)
     return sequences
 

@@ -91,11 +91,21 @@ class Trees:
         )
 
 
-def plant(rows: list[list[np.ndarray]], pad: int) -> Trees:
-    """Rows, each the ids of a prefix and of its continuations (none of them empty), into few tensors."""
+@dataclass(frozen=True)
+class Grown:
+    """Prefixes and their continuations in a few tensors."""
+
+    groups: list[Tree]
+    offsets: np.ndarray  # (rows,) where each begins in the groups' flattened and joined states
+    real_tokens: int
+    computed_tokens: int
+
+
+def grow(rows: list[list[np.ndarray]], pad: int) -> Grown:
+    """Rows, each the ids of a prefix and of its continuations, none of them empty."""
     lengths = np.array([sum(map(len, row)) for row in rows])
     groups: list[Tree] = []
-    offsets = np.zeros(len(rows), dtype=np.int64)  # where a row begins in the joined states
+    offsets = np.zeros(len(rows), dtype=np.int64)
     computed = 0
     for indices in split_by_length(lengths):
         members = [rows[index] for index in indices]
@@ -106,10 +116,22 @@ def plant(rows: list[list[np.ndarray]], pad: int) -> Trees:
         offsets[indices] = computed + np.arange(len(indices)) * ids.shape[1]
         groups.append(Tree(*map(torch.from_numpy, (ids, positions, documents, parts))))
         computed += ids.size
+    return Grown(groups, offsets, int(lengths.sum()), computed)
+
+
+def plant(rows: list[list[np.ndarray]], pad: int) -> Trees:
+    """Rows, each the ids of a prefix and of its continuations (none of them empty), into few tensors."""
+    grown = grow(rows, pad)
     predictors = np.concatenate(
-        [offset + _predictors(row) for offset, row in zip(offsets, rows, strict=True)]
+        [offset + _predictors(row) for offset, row in zip(grown.offsets, rows, strict=True)]
     )
-    return Trees(groups, torch.from_numpy(predictors), Continuations.of(rows), int(lengths.sum()), computed)
+    return Trees(
+        grown.groups,
+        torch.from_numpy(predictors),
+        Continuations.of(rows),
+        grown.real_tokens,
+        grown.computed_tokens,
+    )
 
 
 def _parts(row: list[np.ndarray]) -> np.ndarray:

@@ -3,21 +3,22 @@
 What makes a batch depends on the rows alone; ranks take whole batches and exchange plain records.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
 
 from lib.base.console import Meter
 from lib.base.exits import StoppedError
-from lib.data.loader import deal, evaluation_batches
-from lib.data.rows import Rows
+from lib.data.loader import MicroBatch, deal, evaluation_batches
+from lib.data.rows import NO_LABEL, Rows
 from lib.process import dist
 from lib.process.world import World
 from lib.recipe import Prediction
 from lib.task import Task
 
 SAY_EVERY_S = 30.0  # that a long evaluation goes on
+Answer = Callable[[Rows, tuple[int, ...]], list[Prediction]]  # rows of one batch -> a record of each
 
 
 class Predictor:
@@ -26,33 +27,56 @@ class Predictor:
     def __init__(self, task: Task, model: nn.Module, world: World, token_budget: int) -> None:
         self.task, self.model, self.world, self.token_budget = task, model, world, token_budget
 
-    def stream(self, rows: Rows) -> Iterator[list[Prediction]]:
+    def stream(self, rows: Rows, batches: list[MicroBatch], answer: Answer) -> Iterator[list[Prediction]]:
         """The predictions of one batch of each rank at a time, on every rank. Every rank makes the same
-        number of forward passes (one that is short of a batch computes the cheapest again). Raises
-        StoppedError on all ranks when one of them was asked to stop."""
+        number of passes (one that is short of a batch computes the cheapest again). Raises StoppedError on
+        all ranks when one of them was asked to stop."""
         self.model.eval()
-        batches = evaluation_batches(self.task.costs(rows), self.token_budget)
         for piece in deal(batches, self.world.size)[self.world.rank]:
-            mine = self.answer(rows, piece.rows)
+            mine = answer(rows, piece.rows)
             asked_to_stop = self.world.stop.requested
             shares = dist.gather_json([asked_to_stop, mine if piece.weight else []])
             if any(stop for stop, _ in shares):
                 raise StoppedError("stopped during evaluation")
             yield [row for _, share in shares for row in share]
 
-    def predict(self, rows: Rows) -> list[Prediction]:
-        """One record a row, in the order of `rows`, on every rank."""
-        by_id: dict[str, Prediction] = {}
-        with Meter(len(rows), "rows predicted", every_s=SAY_EVERY_S, shown=self.world.is_main) as meter:
-            for predictions in self.stream(rows):
-                by_id |= {row["id"]: row for row in predictions}
-                meter.step(len(by_id))
-        assert len(by_id) == len(rows), "every row is predicted exactly once"
-        return [by_id[identity] for identity in rows.ids]
+    def predict(self, rows: Rows, texts: Sequence[int] | None = None) -> list[Prediction]:
+        """One record a row, in the order of `rows`, on every rank. Where the task writes texts, those of the
+        rows `texts` are written (None: of all)."""
+        by_id = {identity: Prediction(id=identity) for identity in rows.ids}
+        if not self.task.writes or (rows.labels != NO_LABEL).any():
+            batches = evaluation_batches(self.task.costs(rows), self.token_budget)
+            self._collect(by_id, self.stream(rows, batches, self.answer), len(rows), "rows predicted")
+        if self.task.writes and (texts is None or len(texts)):
+            texts = range(len(rows)) if texts is None else texts
+            batches = self.task.writing_batches(rows, texts, self.token_budget)
+            self._collect(by_id, self.stream(rows, batches, self.write), len(texts), "texts written")
+        return list(by_id.values())
+
+    def _collect(
+        self, by_id: dict[str, Prediction], stream: Iterator[list[Prediction]], num_rows: int, what: str
+    ) -> None:
+        seen: set[str] = set()
+        with Meter(num_rows, what, every_s=SAY_EVERY_S, shown=self.world.is_main) as meter:
+            for predictions in stream:
+                for row in predictions:
+                    by_id[row["id"]] = Prediction(**{**by_id[row["id"]], **row})
+                seen |= {row["id"] for row in predictions}
+                meter.step(len(seen))
+        assert len(seen) == num_rows, "every row exactly once"
 
     def answer(self, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
         """One record for each of the rows of one batch, on this rank alone."""
         batch = self.task.collate(rows, indices).to(self.world.device)
         with torch.inference_mode(), self.world.autocast():
             answers = self.task.predict(self.model, batch)
-        return [Prediction(id=rows.ids[row], **answer) for row, answer in zip(indices, answers, strict=True)]  # type: ignore[typeddict-item]
+        return _named(rows, indices, answers)
+
+    def write(self, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
+        """One record with the text of each of the rows of one batch, on this rank alone."""
+        with torch.inference_mode(), self.world.autocast():
+            return _named(rows, indices, self.task.write(self.model, rows, indices))
+
+
+def _named(rows: Rows, indices: tuple[int, ...], answers: list[Prediction]) -> list[Prediction]:
+    return [Prediction(id=rows.ids[row], **answer) for row, answer in zip(indices, answers, strict=True)]  # type: ignore[typeddict-item]

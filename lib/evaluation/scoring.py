@@ -1,9 +1,12 @@
 """Predictions of some encoded rows -> scores beside their baselines: after training, and again in
 evaluate.py."""
 
-from lib.answers import hits
+import hashlib
+
+from lib.answers import BASE, Values, hits
 from lib.answers import load as answers_of
 from lib.base.contents import RunScores, Summary
+from lib.base.files import read_lines
 from lib.corpus.corpus import PROBES
 from lib.corpus.splits import group_digest
 from lib.data.rows import Rows
@@ -22,6 +25,17 @@ def kept(predictions: list[Prediction], examples: list[Example], recipe: Recipe)
         answers.kept(Prediction(**{**row, "group": group_digest(example["group"])}), example)
         for row, example in rows
     ]
+
+
+def some(rows: Rows, number: int) -> list[int]:
+    """So many of the rows, always the same ones, wherever they stand."""
+    draws = [hashlib.sha256(identity.encode("utf-8", "replace")).digest() for identity in rows.ids]
+    return sorted(sorted(range(len(rows)), key=draws.__getitem__)[:number])
+
+
+def before(split: str) -> str:
+    """The name under which a run keeps what its model said of a split before it was trained."""
+    return f"{split} before"
 
 
 def score(
@@ -44,7 +58,8 @@ def score(
         if run.recipe.submission is not None:
             into.write_submission(split, [run.recipe.submission(row) for row in predictions])
         if split != PROBES:
-            beside = answers.baselines(examples["train"], examples[split])
+            beside = _of_base(run, predictions, split)
+            beside |= answers.baselines(examples["train"], examples[split])
             scored[split] = summary.summarize(run.recipe, predictions, beside)
             if (retrieval := hits.summarize(answers, examples[split], predictions)) is not None:
                 scored[split]["retrieval"] = retrieval
@@ -55,3 +70,12 @@ def score(
         "token_budget": predictor.token_budget,
         "splits": scored,
     }
+
+
+def _of_base(run: TrainedRun, predictions: list[Prediction], split: str) -> dict[str, Values]:
+    """What the model scored before it was trained, where the run kept that of all these rows."""
+    file = run.folder.predictions(before(split))
+    rows: dict[str, Prediction] = {row["id"]: row for row in read_lines(file)} if file.is_file() else {}
+    if not rows or any(row["id"] not in rows for row in predictions):
+        return {}
+    return {BASE: run.recipe.by_row([rows[row["id"]] for row in predictions])}

@@ -84,7 +84,10 @@ class TrainedRun:
     def corpus(self) -> Corpus:
         """The run's own rows, as they were. Raises ValueError (they are gone), CheckError (they changed)."""
         try:
-            corpus = Corpus.read(self.config.data, self.recipe).complete()
+            read = Corpus.read(self.config.data, self.recipe)
+            rows = [row for split in read.splits.values() for row in split]
+            reasons = self.task().unusable(rows, lambda: None)
+            corpus = read.without(reasons).complete().finished(self.config.task)
         except ValueError as error:
             raise ValueError(
                 f"the run's own rows are needed (for baselines, and to see that others are new): {error}; "
@@ -101,7 +104,7 @@ class TrainedRun:
         if rows.columns is not None:
             config = replace(config, columns=rows.columns)
         lists = self.folder.record().get("lists")
-        return Corpus.read(config, self.recipe, with_label, lists).whole()
+        return Corpus.read(config, self.recipe, with_label, lists).whole().finished(self.config.task)
 
     def index(self) -> Index | None:
         """The one that the run's contexts came from. Raises CheckError when it changed."""

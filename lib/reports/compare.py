@@ -8,8 +8,6 @@ the run folders hold is read, and what cannot be compared is refused with the re
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-import numpy as np
-
 from lib import recipe as recipes
 from lib.answers import intervals
 from lib.answers import load as answers_of
@@ -169,15 +167,18 @@ def _pair(first: Side, other: Side, ids: list[str]) -> Pair:
     groups = Groups.of(one if "group" in one[0] else two)
     by_seed = [side.by_seed(recipe, ids) for side in (first, other)]
     before, after = (
-        {metric.name: np.mean([values[metric.name] for values in each], axis=0) for metric in recipe.metrics}
+        {name: intervals.of_all_seeds([values[name] for values in each]) for name in each[0]}
         for each in by_seed
     )
     scores = [intervals.score(values, groups, recipe.metrics) for values in (before, after)]
     compared = {
-        name: Scored(
-            scores[0][name], scores[1][name], intervals.difference(before[name], after[name], groups)
+        metric.name: Scored(
+            scores[0][metric.name],
+            scores[1][metric.name],
+            intervals.difference(before[metric.name], after[metric.name], groups, metric.partial),
         )
-        for name in before
+        for metric in recipe.metrics
+        if metric.name in before and metric.name in after
     }
     name = recipe.metrics[0].name
     word, why = intervals.verdict(compared[name].difference, groups, recipe.better)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lib.answers.metrics import LOG_LOSS
+from lib.answers.text_metrics import LOSS
 from lib.recipe import Recipe
 from lib.reports.page import ACCENT, ALARM, FAINT, TEXT, WIDTHS, dress, inline_svg
 
@@ -56,7 +57,7 @@ def curves_of(lines: list[dict[str, Any]], recipe: Recipe) -> Curves | None:
     finite = [point for point in points if math.isfinite(point[1])]  # the rest is never the best
     best = choose(finite, key=lambda point: point[1], default=None)
     window = max(1, len(kinds["train"]) // 20) | 1  # odd, so that it has a middle
-    loss_score = next((metric.name for metric in recipe.metrics if metric is LOG_LOSS), None)
+    loss_score = next((metric.name for metric in recipe.metrics if metric in (LOG_LOSS, LOSS)), None)
     scored = [line for line in kinds["validation"] if loss_score in line["scores"]]
     losses = [(line["step"], line["scores"][loss_score]) for line in scored]
     curves = Curves(train, window, score, points, best, loss_score, losses, kinds["skipped"])

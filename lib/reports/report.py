@@ -28,7 +28,21 @@ from lib.runs.folder import FORMAT, RunFolder
 
 MOST_MISTAKES = 10
 # what an example holds beside the texts that a model reads
-NO_TEXT = ("id", "group", "label", "letters", "target", "notes", "passage_id", "retrieved")
+NO_TEXT = frozenset(
+    (
+        "id",
+        "group",
+        "label",
+        "letters",
+        "target",
+        "notes",
+        "passage_id",
+        "retrieved",
+        "gold",
+        "sources",
+        "short",
+    )
+)
 
 TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 
@@ -57,6 +71,7 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         curves=curves_of(lines, recipe),
         mistakes=_mistakes(answers, folder, examples),
         probes=_probes(folder, examples),
+        before=_before(folder),
         lint=read_json(folder.lint) if folder.lint.exists() else None,
         rejected=read_lines(rejected)[:5] if rejected.exists() else [],
         settings=_settings(config, recipe),
@@ -152,7 +167,7 @@ def _mistakes(answers: Answers, folder: RunFolder, examples: dict[str, list[Exam
         return None
     wrong = answers.wrong(rows)
     read = {example["id"]: example for example in examples.get(split, [])}
-    worst = [(row, list(_passages(read.get(row["id"], {})))) for row in wrong[:MOST_MISTAKES]]
+    worst = [(row, list(_passages(read.get(row["id"], {})))) for row in answers.shown(wrong, MOST_MISTAKES)]
     return Mistakes(split, len(rows), len(wrong), worst)
 
 
@@ -165,12 +180,20 @@ def _probes(folder: RunFolder, examples: dict[str, list[Example]]) -> list[Any]:
     return list(zip(passages, *map(read_lines, files), strict=True))
 
 
+def _before(folder: RunFolder) -> dict[str, Prediction]:
+    """What the model said of the test rows before it was trained, by row."""
+    file = folder.predictions("test before")
+    return {row["id"]: row for row in read_lines(file)} if file.exists() else {}
+
+
 def _passages(example: Example) -> Iterator[tuple[str, list[str]]]:
     """(name, turns) of every text in an example: the context, text A, text B ..."""
     values: dict[str, Any] = {key: value for key, value in example.items() if key not in NO_TEXT}
     for name, value in values.items():
         if isinstance(value, str):
             yield name, [value]
+        elif name == "fields":
+            yield from value.items()
         elif name == "options":
             letters = example.get("letters", ascii_uppercase)
             yield from ((f"option {letter}", [text]) for letter, text in zip(letters, value, strict=False))

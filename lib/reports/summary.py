@@ -4,11 +4,11 @@ warnings."""
 from collections.abc import Sequence
 from typing import cast
 
-from lib.answers import Values, hits, intervals
+from lib.answers import BASE, Values, hits, intervals
 from lib.answers import load as answers_of
 from lib.answers.intervals import MIN_GROUPS, Groups, beyond, of_value
 from lib.base.contents import Summary
-from lib.recipe import Prediction, Recipe
+from lib.recipe import Metric, Prediction, Recipe
 
 
 def summarize(recipe: Recipe, predictions: Sequence[Prediction], baselines: dict[str, Values]) -> Summary:
@@ -19,7 +19,11 @@ def summarize(recipe: Recipe, predictions: Sequence[Prediction], baselines: dict
         intervals.as_values(intervals.score(each, groups, recipe.metrics))
         for each in (values, *baselines.values())
     )
-    gains = {name: _gains(each, values, groups, recipe) for name, each in baselines.items()}
+    gains = {}
+    for name, each in baselines.items():
+        # a score of some rows alone can be had for nothing, at the cost of the others: by refusing all, say
+        metrics = [metric for metric in recipe.metrics if name == BASE or not metric.partial]
+        gains[name] = _gains(each, values, groups, metrics)
     summary = Summary(
         num_rows=len(predictions),
         num_groups=len(groups),
@@ -43,6 +47,7 @@ def table(summary: Summary) -> list[str]:
         f"{score if scores is summary['scores'] else '':{first}}{name:{second}}{of_value(scores[score])}"
         for score in summary["scores"]
         for name, scores in columns.items()
+        if score in scores
     ]
     if "retrieval" in summary:
         lines += hits.lines(summary["retrieval"])
@@ -85,13 +90,15 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def _gains(baseline: Values, model: Values, groups: Groups, recipe: Recipe) -> dict[str, int]:
+def _gains(baseline: Values, model: Values, groups: Groups, metrics: Sequence[Metric]) -> dict[str, int]:
     """Of each score that can be better: 1 where the model is sure to be better than the baseline, -1 where
     the baseline is, 0 where one cannot tell."""
     gains = {}
-    for metric in recipe.metrics:
-        if metric.better is not None:
-            difference = intervals.difference(baseline[metric.name], model[metric.name], groups)
+    for metric in metrics:
+        if metric.better is not None and metric.name in baseline.keys() & model.keys():
+            difference = intervals.difference(
+                baseline[metric.name], model[metric.name], groups, metric.partial
+            )
             surely = difference.low > 0 or difference.high < 0
             gains[metric.name] = (1 if beyond(difference, metric.better) else -1) if surely else 0
     return gains
@@ -100,7 +107,7 @@ def _gains(baseline: Values, model: Values, groups: Groups, recipe: Recipe) -> d
 def _chance(chance: Sequence[str], gains: dict[str, dict[str, int]]) -> list[str]:
     """Better than chance is: in one score better than all that looks at no row."""
     blind = [gains[name] for name in chance if name in gains]
-    if not blind or any(all(gain[score] > 0 for gain in blind) for score in blind[0]):
+    if not blind or any(all(gain.get(score, 0) > 0 for gain in blind) for score in blind[0]):
         return []
     names = " AND ".join(chance).upper()
     return [f"THE MODEL CANNOT BE TOLD FROM CHANCE: NO SCORE IS BETTER THAN {names} BEYOND ITS 95 % INTERVAL"]

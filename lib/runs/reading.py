@@ -56,7 +56,8 @@ class Reader:
     def look_through(self, recipe: Recipe) -> Read:
         """Without a run: for --lint-only. Raises ValueError, or CheckError when something is beyond its
         threshold."""
-        corpus, facts = self._retrieved(Corpus.read(self.config.data, recipe).complete())
+        corpus = self._usable(Corpus.read(self.config.data, recipe)).complete().finished(self.config.task)
+        corpus, facts = self._retrieved(corpus)
         read = self._encoded(corpus, self._fingerprints(corpus))
         lint.refuse(read.lint, self.config.data, read.encoded.lint)
         return replace(read, facts=[*facts, *read.facts, *lint.lines(read.lint)])
@@ -64,10 +65,10 @@ class Reader:
     def for_run(self, recipe: Recipe, folder: RunFolder, before: dict[str, str] | None) -> Read:
         """For a run that begins, or that began with the fingerprints `before`. Raises ValueError, or
         CheckError when the rows are not what they were, or are beyond a threshold."""
-        corpus = Corpus.read(self.config.data, recipe)
+        corpus = self._usable(Corpus.read(self.config.data, recipe))
         if corpus.rejected and before is None:
             write_lines(folder.rejected, map(asdict, corpus.rejected))
-        corpus, facts = self._kept(corpus.complete(), folder)
+        corpus, facts = self._kept(corpus.complete().finished(self.config.task), folder)
         fingerprints = self._fingerprints(corpus)
         if before is not None:
             resume.check_fingerprints(before, fingerprints)
@@ -78,6 +79,10 @@ class Reader:
             facts += lint.lines(read.lint)
             lint.refuse(read.lint, self.config.data, folder.lint)
         return replace(read, facts=facts)
+
+    def _usable(self, corpus: Corpus) -> Corpus:
+        rows = [row for split in corpus.splits.values() for row in split]
+        return corpus.without(self.task.unusable(rows, self.between))
 
     def _kept(self, corpus: Corpus, folder: RunFolder) -> tuple[Corpus, list[str]]:
         """With the contexts that were found when the run began, or that are found now and kept."""

@@ -1,6 +1,7 @@
 """What every task does with its model, whatever the shape of the problem: check it, build it, keep it in a
 checkpoint."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,13 @@ from torch import Tensor, nn
 
 from lib.config import Config
 from lib.data import text
-from lib.data.loader import Costs
+from lib.data.loader import Costs, MicroBatch
+from lib.data.rows import NO_LABEL as NO_LABEL  # for tasks
 from lib.data.rows import EncodedRow, Rows
 from lib.models import adapters, backbone, cpu_attention, heads, offload
 from lib.models.freezing import freeze
 from lib.process.world import World
-from lib.recipe import Recipe
-
-NO_LABEL = -1  # of rows that are only to be predicted
+from lib.recipe import Example, Prediction, Recipe
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class ModelTask:
         self.tokenizer, self.model_type = described.tokenizer, described.config.model_type
         self.specials = text.specials_of(self.tokenizer)
         self.counts: dict[str, int] = {}
+        self.writes = False
         self.base_stays = bool(config.adapter.lora_rank) or config.adapter.quantize != "none"
         """The backbone's own weights never change, and a checkpoint keeps only what trains."""
 
@@ -82,6 +83,15 @@ class ModelTask:
 
     def costs(self, rows: Rows) -> Costs:
         return Costs(rows)
+
+    def unusable(self, examples: list[Example], between: Callable[[], None]) -> dict[str, str]:
+        return {}
+
+    def writing_batches(self, rows: Rows, which: Sequence[int], token_budget: int) -> list[MicroBatch]:
+        raise NotImplementedError
+
+    def write(self, model: nn.Module, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
+        raise NotImplementedError
 
     def build(self, folder: Path | None = None) -> nn.Module:
         settings, described = self.config.model, self.described

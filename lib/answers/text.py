@@ -1,0 +1,111 @@
+"""An answer that is a text: what a model wrote, beside what was to be written."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lib.answers import Answers, Values, text_metrics
+from lib.base.contents import Details
+from lib.recipe import Example, Prediction, Recipe
+
+OTHER_ROW = "another row's text"
+KEPT = ("target", "sources", "short")  # of an example, in its prediction
+REPEATS = (
+    0.5  # a mean repetition from which a model is called out: half of its runs of words stood there before
+)
+
+
+class Written(Details, total=False):
+    signatures: dict[str, str]  # how the scores were computed
+    num_again: int  # rows that were written twice, for two tokens had been nearly equally likely
+    mean_tokens: float  # of a text, its end included
+
+
+class Text:
+    """Targets and answers are texts."""
+
+    template = Path(__file__).with_suffix(".html.jinja")
+    chance: tuple[str, ...] = (OTHER_ROW,)
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def target(self, row: Example | Prediction) -> Any:
+        return row.get("target")
+
+    def answer(self, prediction: Prediction) -> Any:
+        return prediction.get("answer")
+
+    def words(self, value: Any, row: Example | Prediction) -> str:
+        return "" if value is None else value
+
+    def kept(self, prediction: Prediction, example: Example) -> Prediction:
+        known = {key: example[key] for key in KEPT if example.get(key) is not None}  # type: ignore[literal-required]
+        return Prediction(**{**prediction, **known})  # type: ignore[typeddict-item]
+
+    def wrong(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+        """Those that are not the target's words, those with the least in common first."""
+        rows = [row for row in predictions if "answer" in row and text_metrics.rouge_l(row) < 1]
+        return sorted(rows, key=text_metrics.rouge_l)
+
+    def shown(self, wrong: Sequence[Prediction], most: int) -> list[Prediction]:
+        """Some from the worst to the best, evenly."""
+        count = min(most, len(wrong))
+        return [wrong[round(place * (len(wrong) - 1) / max(1, count - 1))] for place in range(count)]
+
+    def likeness(self, row: Prediction) -> float:
+        """For the template."""
+        return text_metrics.rouge_l(row)
+
+    def distance(self, new: Prediction, old: Prediction) -> float:
+        """Of the losses for each token; 1 more where the texts are not the same."""
+        losses = [row["loss"] / row["num_tokens"] for row in (new, old) if "loss" in row]
+        apart = abs(losses[0] - losses[1]) if len(losses) == 2 else 0.0
+        return apart + (new.get("answer") != old.get("answer"))
+
+    def counts(self, examples: Sequence[Example]) -> dict[str, int]:
+        return {}
+
+    def details(self, predictions: Sequence[Prediction]) -> Details:
+        written = [row for row in predictions if "num_written" in row]
+        details = Written(signatures=text_metrics.signatures())
+        if written:
+            details["num_again"] = sum(row.get("again", False) for row in written)
+            details["mean_tokens"] = sum(row["num_written"] for row in written) / len(written)
+        return details
+
+    def warnings(self, predictions: Sequence[Prediction]) -> list[str]:
+        texts = [row["answer"] for row in predictions if "answer" in row]
+        if not texts:
+            return []
+        warnings = []
+        if len(texts) > 1 and len(set(texts)) == 1:
+            warnings.append(f"THE MODEL WRITES ONE AND THE SAME TEXT FOR EVERY ROW: {texts[0][:80]!r}")
+        empty = sum(not text.strip() for text in texts)
+        if empty > len(texts) / 2:
+            warnings.append(f"{empty} OF {len(texts)} TEXTS ARE EMPTY")
+        repetition = sum(map(text_metrics.repetition, texts)) / len(texts)
+        if repetition > REPEATS:
+            warnings.append(
+                f"THE MODEL REPEATS ITSELF: {repetition:.0%} OF ITS RUNS OF FOUR WORDS STOOD BEFORE"
+            )
+        return warnings
+
+    def baselines(self, train: list[Example], rows: list[Example]) -> dict[str, Values]:
+        """The text of another row, drawn by the row's id; and what the recipe's writers make of each row."""
+
+        def other(row: Example) -> str:
+            draw = int.from_bytes(hashlib.sha256(row["id"].encode("utf-8", "replace")).digest()[:8], "big")
+            return train[draw % len(train)]["target"]
+
+        writers = {OTHER_ROW: other, **self.recipe.writers}
+        return {name: self._values([(row, write(row)) for row in rows]) for name, write in writers.items()}
+
+    def _values(self, written: list[tuple[Example, str]]) -> Values:
+        rows = [self.kept(Prediction(id=row["id"], answer=answer), row) for row, answer in written]
+        return self.recipe.by_row(rows)
+
+
+def make(recipe: Recipe) -> Answers:
+    return Text(recipe)

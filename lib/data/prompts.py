@@ -1,0 +1,226 @@
+"""A template and a row's words -> the token ids of a prompt and of its completion.
+
+The prompt is one text: the template with the row's words in it, as it is or as the user's turn of the model's
+own chat template. The completion follows behind a blank, or as the assistant's turn, and its last token says
+that the text ends. What may give way when both are too long are the pieces of named fields, the longest
+first; the completion never is cut.
+"""
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lib.data import text
+from lib.data.text import Tokens
+
+CHUNK = 128  # rows tokenized at once
+
+Fields = Mapping[str, Sequence[str]]  # name -> pieces of text
+
+
+@dataclass(frozen=True)
+class Template:
+    """Words with {names} where a row's fields stand; the pieces of a field stand one a line."""
+
+    parts: list[tuple[str, str | None]]
+    """(words, the field behind them)"""
+
+    @staticmethod
+    def parse(words: str, names: Sequence[str], where: str) -> "Template":
+        """Raises ValueError for a name that rows do not have, and for a template without any."""
+        allowed = f"{', '.join('{' + name + '}' for name in names)} (a brace itself is typed twice)"
+        try:
+            parsed = list(string.Formatter().parse(words))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; allowed are {allowed}") from error
+        for _, name, form, conversion in parsed:
+            if name is not None and (name not in names or form or conversion):
+                shown = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+                raise ValueError(f"{where}: unknown placeholder {{{shown}}}; allowed are {allowed}")
+        if not any(name for _, name, _, _ in parsed):
+            raise ValueError(
+                f"{where}: no placeholder, so every row would read the same; allowed are {allowed}"
+            )
+        return Template([(literal, name) for literal, name, _, _ in parsed])
+
+    def filled(self, fields: Fields) -> str:
+        return "".join(
+            literal + ("\n".join(fields.get(name, ())) if name else "") for literal, name in self.parts
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one row asks for."""
+
+    fields: Fields
+    completion: str | None
+    """None: not known."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the model reads, and is to write."""
+
+    prompt: Tokens
+    completion: Tokens
+    """Its last token ends the text; where no completion is known that is all of it."""
+    lost: list[int]
+    """Tokens that each piece of the fields that give way has lost."""
+    excess: int = 0
+    """Tokens beyond the room when nothing was left to give way."""
+
+
+@dataclass(frozen=True)
+class PromptReader:
+    tokenizer: Any
+    template: Template
+    gives_way: tuple[str, ...]
+    """Fields whose pieces are shortened when a prompt is too long."""
+    room: Callable[[int], int]
+    """Tokens of a completion -> most tokens of its prompt."""
+    seq2seq: bool = False
+    chat: bool = False
+
+    def read(self, asked: Sequence[Asked], between: Callable[[], None] = lambda: None) -> list[Read]:
+        """`between` runs now and then and may raise to stop."""
+        found: list[Read] = []
+        for first in range(0, len(asked), CHUNK):
+            found += self._read(asked[first : first + CHUNK], between)
+        return found
+
+    def _read(self, asked: Sequence[Asked], between: Callable[[], None]) -> list[Read]:
+        found: dict[int, Read] = {}
+        lost = [[0] * len(self._pieces(one.fields)) for one in asked]
+        left = dict(enumerate(asked))
+        while left:
+            pairs = self._tokens(list(left.values()), between)
+            for (place, one), (prompt, completion) in zip(list(left.items()), pairs, strict=True):
+                excess = len(prompt) - self.room(len(completion))
+                pieces = self._pieces(one.fields)
+                if excess <= 0 or not any(pieces):
+                    found[place] = Read(prompt, completion, lost[place], max(0, excess))
+                    del left[place]
+                else:
+                    shorter, cut = self._shortened(pieces, excess)
+                    lost[place] = [before + now for before, now in zip(lost[place], cut, strict=True)]
+                    left[place] = Asked(self._with(one.fields, shorter), one.completion)
+        return [found[place] for place in range(len(asked))]
+
+    def _tokens(self, asked: Sequence[Asked], between: Callable[[], None]) -> list[tuple[Tokens, Tokens]]:
+        """(prompt, completion) of each."""
+        texts = [self._texts(one) for one in asked]
+        flat = [words for pair in texts for words in pair]
+        tokens = iter(text.tokenize(self.tokenizer, flat, between, specials=self.chat))
+        start, end = text.specials_of(self.tokenizer).start, [text.end_of(self.tokenizer)]
+        start = [] if self.chat or self.seq2seq else start  # a chat template writes its own
+        pairs = []
+        for _, one in zip(texts, asked, strict=True):
+            prompt, whole = next(tokens), next(tokens)
+            completion = self._behind(prompt, whole, one)
+            completion = self._ended(completion, end)
+            prompt = np.concatenate([start, prompt, end if self.seq2seq else []])
+            pairs.append((prompt.astype(np.int32), completion.astype(np.int32)))
+        return pairs
+
+    def _texts(self, one: Asked) -> tuple[str, str]:
+        """The prompt, and the prompt with its completion; T5 writes that by itself."""
+        words = self.template.filled(one.fields)
+        if self.chat:
+            return chat_texts(self.tokenizer, words, one.completion)
+        if one.completion is None:
+            return words, words
+        behind = one.completion.strip()
+        if self.seq2seq:
+            return words, text.continuations(self.tokenizer, [behind])[0]
+        return words, words + (behind if words[-1:].isspace() else f" {behind}")
+
+    def _behind(self, prompt: Tokens, whole: Tokens, one: Asked) -> Tokens:
+        """The completion's tokens, as the text in one piece has them; where a token reaches over the border,
+        as they stand by themselves: what is written later follows the prompt's own tokens."""
+        if one.completion is None or self.seq2seq:
+            return whole if self.seq2seq and one.completion is not None else whole[:0]
+        if len(whole) > len(prompt) and np.array_equal(whole[: len(prompt)], prompt):
+            return whole[len(prompt) :]
+        before, after = self._texts(one)
+        (alone,) = text.tokenize(self.tokenizer, [after[len(before) :]], specials=self.chat)
+        return alone
+
+    def _ended(self, completion: Tokens, end: list[int]) -> Tokens:
+        """With one end token, the last one. A chat template writes its own, and perhaps blanks behind it."""
+        if self.chat:
+            places = np.flatnonzero(np.isin(completion, self.tokenizer.all_special_ids))
+            if len(places):
+                return completion[: places[0] + 1]
+        return np.concatenate([completion, end])
+
+    def _pieces(self, fields: Fields) -> list[str]:
+        return [piece for name in self.gives_way for piece in fields.get(name, ())]
+
+    def _with(self, fields: Fields, pieces: Sequence[str]) -> Fields:
+        rest = iter(pieces)
+        return {
+            name: [next(rest) for _ in fields[name]] if name in self.gives_way else fields[name]
+            for name in [*self.gives_way, *(name for name in fields if name not in self.gives_way)]
+            if name in fields
+        }
+
+    def _shortened(self, pieces: Sequence[str], excess: int) -> tuple[list[str], list[int]]:
+        """The pieces without their ends, `excess` tokens in all: the longest give way first, and those that
+        do keep equally many; and the tokens that each lost."""
+        sizes = [len(ids) for ids in text.tokenize(self.tokenizer, list(pieces))]
+        kept = level(sizes, max(0, sum(sizes) - excess))
+        cut = [
+            text.shortened(self.tokenizer, piece, size - keep)
+            for piece, size, keep in zip(pieces, sizes, kept, strict=True)
+        ]
+        if not any(lost for _, lost in cut):  # single tokens that text.shortened cannot part
+            return [""] * len(pieces), sizes
+        return [words for words, _ in cut], [lost for _, lost in cut]
+
+
+def level(sizes: Sequence[int], total: int) -> list[int]:
+    """At most `total` in all, the smallest untouched, the others down to one level."""
+    kept, left = [0] * len(sizes), total
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    for place, piece in enumerate(order):
+        kept[piece] = min(sizes[piece], left // (len(order) - place))
+        left -= kept[piece]
+    return kept
+
+
+def letters_only(words: str) -> str:
+    """Only a-z, A-Z, 0-9 and white space."""
+    return re.sub(r"[^a-zA-Z0-9\s]", "", words)
+
+
+def chat_texts(tokenizer: Any, words: str, completion: str | None) -> tuple[str, str]:
+    """The user's turn with what asks for an answer, and both turns. Raises ValueError when the template does
+    not write the one as the beginning of the other."""
+    turn = {"role": "user", "content": _harmless(tokenizer, words)}
+    render = tokenizer.apply_chat_template
+    before: str = render([turn], tokenize=False, add_generation_prompt=True)
+    if completion is None:
+        return before, before
+    answer = {"role": "assistant", "content": _harmless(tokenizer, completion.strip())}
+    after: str = render([turn, answer], tokenize=False)
+    if not after.startswith(before) or len(after) == len(before):
+        parts = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(after))
+        raise ValueError(
+            "the model's chat template does not write an answer behind what asks for it: "
+            f"{before[max(0, parts - 20) : parts + 20]!r} becomes {after[max(0, parts - 20) : parts + 20]!r} "
+            f"at character {parts}; leave --chat out"
+        )
+    return before, after
+
+
+def _harmless(tokenizer: Any, words: str) -> str:
+    """A row's words in which nothing is read as one of the template's own signs."""
+    for sign in tokenizer.all_special_tokens:
+        if sign in words:
+            words = words.replace(sign, f"{sign[0]} {sign[1:]}")
+    return words

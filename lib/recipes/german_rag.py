@@ -1,0 +1,187 @@
+"""German RAG: a question and the chunks that were retrieved for it -> an answer from these alone that names
+its source, or a refusal where the answer is not there.
+
+Chunks are cut to fit before the question is. Selected by the loss for each token; the scorecard (cited,
+refused, covered) of what the model writes by itself stands beside it. By default QLoRA on a model of 7
+billion parameters.
+
+    bash launch/run.sh german_rag --data sample --model tiny --init random --quantize none --lora-rank 0
+    torchrun --nproc_per_node=4 scripts/train.py german_rag --model meta-llama/Llama-2-13b-hf  # not measured
+"""
+
+import random
+
+from lib.answers import citing, text_metrics
+from lib.answers.citing import REFUSAL, cite
+from lib.answers.text_metrics import sentences
+from lib.config import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig, RagConfig, TaskConfig
+from lib.data.chunks import Chunk, Paragraph, chunks_of, contexts, described, share_of
+from lib.recipe import Example, Recipe, Row, as_word, sample_words
+
+CONFIG = Config(
+    recipe="german_rag",
+    data=DataConfig(data="deepset/germanquad", max_length=1024),
+    task=RagConfig(template="Kontext:\n{chunks}\n\nFrage: {question}\nAntwort:", max_new_tokens=128),
+    model=ModelConfig(model="VAGOsolutions/SauerkrautLM-7b-v1-mistral"),
+    adapter=AdapterConfig(lora_rank=12, lora_alpha=10, lora_dropout=0.1, quantize="nf4"),
+    optim=OptimConfig(batch=16, epochs=3, lr=2e-4, precision="bf16"),
+)
+
+# GermanQuAD's and SQuAD's columns (a title may stand beside them); and rows that have their chunks
+SQUAD, OWN = ("question", "context", "answers"), ("question", "chunks", "answer")
+WORDS = sample_words("german_rag")
+
+
+def sample_rows(num_rows: int, seed: int) -> list[Row]:
+    """Questions about invented modules, each with chunks of some modules that state two facts each; one in
+    four asks for what no chunk says."""
+    draw = random.Random(seed)
+    return [_sample_row(number, draw) for number in range(num_rows)]
+
+
+def _sample_row(number: int, draw: random.Random) -> Row:
+    asked, *others = draw.sample(list(WORDS["modules"]), 3)
+    fact = draw.choice(list(WORDS["facts"]))
+    answered = draw.random() >= 0.25
+    gold, answer = _sample_chunk(asked, fact, answered, draw)
+    chunks = [gold, *(_sample_chunk(code, fact, draw.random() < 0.5, draw)[0] for code in others)]
+    numbers = draw.sample(range(10, 60), len(chunks))
+    for chunk, place in zip(chunks, numbers, strict=True):
+        chunk["source"] = f"{draw.choice(WORDS['files'])}-{place}"
+    draw.shuffle(chunks)
+    return {
+        "id": str(number),
+        "question": draw.choice(WORDS["facts"][fact]["questions"]).format(title=WORDS["modules"][asked]),
+        "chunks": chunks,
+        "answer": answer if answered else REFUSAL,
+        "source": gold["source"] if answered else None,
+    }
+
+
+def _sample_chunk(code: str, fact: str, with_fact: bool, draw: random.Random) -> tuple[Row, str]:
+    """A chunk of two sentences, and the one that states the fact."""
+    title, facts = WORDS["modules"][code], WORDS["facts"]
+    names = draw.sample([name for name in facts if name != fact], 2 - with_fact) + [fact] * with_fact
+    said = {
+        name: draw.choice(facts[name]["sentences"]).format(
+            title=title, value=draw.choice(facts[name]["values"])
+        )
+        for name in names
+    }
+    text = " ".join(draw.sample(list(said.values()), 2))
+    return {"text": text, "module": code, "title": title, "ects": draw.randint(2, 8)}, said.get(fact, "")
+
+
+def to_example(row: Row) -> Example:
+    """A row of either form. Raises ValueError for a question, a chunk or an answer that is no text, and for a
+    source that no chunk has."""
+    question = _text("question", row["question"])
+    if "chunks" in row:
+        example = _from_chunks(row)
+    else:
+        paragraph = _text("context", row["context"])
+        example = Example(group=paragraph, fields={"chunks": [paragraph]})
+        if (title := as_word(row.get("title"))) is not None:
+            example["fields"]["title"] = [title]
+        if row.get("answers") is not None:
+            example["short"] = _answers(row["answers"])
+            example["target"] = example["short"][0]
+    example["fields"]["question"] = [question]
+    if (identity := as_word(row.get("id"))) is not None:
+        example["id"] = identity
+    return example
+
+
+def _from_chunks(row: Row) -> Example:
+    chunks = chunks_of(row["chunks"])
+    sources = [chunk.source for chunk in chunks]
+    example = Example(
+        group=_text("question", row["question"]), fields={"chunks": list(map(described, chunks))}
+    )
+    example["sources"] = sources
+    source, answer = as_word(row.get("source")), row.get("answer")
+    if source is not None and source not in sources:
+        raise ValueError(f"the source is {source!r}, none of the chunks' ({', '.join(sources)})")
+    if source is not None:
+        example["gold"] = sources.index(source)
+        if answer is None:
+            return example
+        example["short"] = [_text("answer", answer)]
+        example["target"] = cite(_text("answer", answer), source)
+    elif answer is not None:
+        example["target"] = str(answer).strip() or REFUSAL
+    return example
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} is {value!r:.80}, expected text")
+    return value.strip()
+
+
+def _answers(value: object) -> list[str]:
+    texts = value.get("text") if isinstance(value, dict) else value
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list | tuple) or not texts:
+        raise ValueError(f'answers is {value!r:.80}, expected {{"text": [...]}} with one text or more')
+    return [_text("an answer", text) for text in texts]
+
+
+def finish(examples: list[Example], task: TaskConfig) -> list[Example]:
+    """Rows with one paragraph get a context of chunks, and their answer a source; some lose their own."""
+    assert isinstance(task, RagConfig)
+    plain = [row for row in examples if "sources" not in row]
+    answers: dict[str, list[str]] = {}
+    for row in plain:
+        answers.setdefault(row["fields"]["chunks"][0], []).extend(row.get("short", []))
+    documents = {row["fields"]["chunks"][0]: row["fields"].get("title", [None])[0] for row in plain}
+    paragraphs = [Paragraph(text, documents[text], tuple(found)) for text, found in answers.items()]
+    made = contexts(paragraphs, task.chunks)
+    return [
+        row if "sources" in row else _with_chunks(row, *made[row["fields"]["chunks"][0]], task)
+        for row in examples
+    ]
+
+
+def _with_chunks(row: Example, whole: list[Chunk], without: list[Chunk], task: RagConfig) -> Example:
+    own = row["fields"]["chunks"][0]
+    answered = "short" not in row or share_of(row["id"]) >= task.unanswerable
+    chunks = whole if answered else without
+    fields = {"chunks": list(map(described, chunks)), "question": row["fields"]["question"]}
+    finished = Example(**{**row, "fields": fields, "sources": [chunk.source for chunk in chunks]})
+    if "short" in row and not answered:
+        finished["target"] = REFUSAL
+    elif "short" in row:
+        finished["gold"] = next(place for place, chunk in enumerate(chunks) if chunk.text == own)
+        answer = row["short"][0].rstrip(".")
+        finished["target"] = cite(WORDS["answer"].format(answer=answer), chunks[finished["gold"]].source)
+    return finished
+
+
+def first_sentence(example: Example) -> str:
+    """The first sentence of the first chunk, and that as the source."""
+    first = example["fields"]["chunks"][0].partition(": ")[2]
+    return cite((sentences(first) or [first])[0], example["sources"][0])
+
+
+RECIPE = Recipe(
+    task="complete",
+    config=CONFIG,
+    columns=(SQUAD, OWN),
+    label_columns=("answers", "answer", "source"),
+    answers="cited",
+    family="decoder",
+    fields=("chunks", "question"),
+    gives_way=("chunks",),
+    writers={
+        "always refuse": lambda example: REFUSAL,
+        "first sentence of the first chunk": first_sentence,
+    },
+    finish=finish,
+    optional=("id", "title", "source"),
+    sample=sample_rows,
+    to_example=to_example,
+    metrics=(text_metrics.LOSS, *citing.ALL, *text_metrics.SHORT),
+    revisions={"deepset/germanquad": "refs/convert/parquet"},
+    licence="sample: generated here; deepset/germanquad: CC BY 4.0",
+)
