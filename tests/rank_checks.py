@@ -43,11 +43,14 @@ BATCH = 13  # one step; micro-batches do not divide evenly either
 # every task with every kind of model that it takes: (recipe, folder of the model)
 CASES = (("arena", "encoder"), ("boolq", "decoder"), ("science_exam", "encoder"))
 CASES += (("science_exam", "decoder"), ("science_exam", "seq2seq"))
+CASES += (("german_rag", "decoder"), ("german_rag", "seq2seq"))
 
 
 def configuration(name: str, model: str, runs_dir: str) -> Config:
     flags = [*SHORT, "--model", model, "--init", "random", "--runs-dir", runs_dir, "--resume", "never"]
     flags += ["--dropout", "0", "--lora-rank", "0", "--quantize", "none", "--max-length", "112"]
+    if name == "german_rag":
+        flags += ["--max-length", "760", "--max-new-tokens", "12"]
     return parse(recipe.load(name).config, flags, "test")
 
 

@@ -62,6 +62,7 @@ def wide_model(folder: Path, kind: str = "encoder") -> str:
     if kind == "encoder":
         config: Any = transformers.BertConfig(**common, **stack)
     elif kind == "decoder":
+        stack["max_position_embeddings"] = 768  # no weight depends on it
         config = transformers.LlamaConfig(**common, **stack, num_key_value_heads=6)
     else:
         sizes = {"d_model": 384, "d_ff": 1536, "d_kv": 32, "num_layers": 2, "num_heads": 12}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib.data.collate import TokenGroup, matrix, split_by_length
-from lib.data.loader import QUADRATIC, Costs
+from lib.data.loader import QUADRATIC, Costs, equal_bounds
 from lib.data.rows import Rows
 from lib.data.tree import Tree, grow
 
@@ -143,9 +143,18 @@ class SharedCosts(Costs):
         return int(self.tokens_by_row[indices].sum() - self.shared[self._repeats(indices)].sum())
 
     def time(self, indices: np.ndarray) -> float:
-        return float(self.added_times(indices).sum())
+        return float(self._added_times(indices).sum())
 
-    def added_times(self, ordered: np.ndarray) -> np.ndarray:
+    def bounds(self, ordered: np.ndarray, pieces: int) -> np.ndarray:
+        """Between clusters, as long as there are enough of them."""
+        times = self._added_times(ordered)
+        starts = np.flatnonzero(np.diff(self.cluster_of[ordered], prepend=-1))
+        if pieces > len(starts):
+            return equal_bounds(times, pieces)
+        return np.append(starts, len(ordered))[equal_bounds(np.add.reduceat(times, starts), pieces)]
+
+    def _added_times(self, ordered: np.ndarray) -> np.ndarray:
+        """(rows,) what each takes beside those before it."""
         times = self.time_by_row[ordered].copy()
         repeats = np.isin(ordered, self._repeats(ordered))
         saved = self.shared[ordered[repeats]].astype(np.float64)

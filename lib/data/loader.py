@@ -58,9 +58,9 @@ class Costs:
         """All rows, the costliest first."""
         return np.lexsort((np.arange(len(self.rows)), -self.longest_by_row))
 
-    def added_times(self, ordered: np.ndarray) -> np.ndarray:
-        """(rows,) what each takes beside those before it."""
-        return self.time_by_row[ordered]
+    def bounds(self, ordered: np.ndarray, pieces: int) -> np.ndarray:
+        """(pieces + 1,) where to cut rows in order so that the pieces take about the same time."""
+        return equal_bounds(self.time_by_row[ordered], pieces)
 
     def drawn_together(self) -> list[np.ndarray] | None:
         """Rows that an epoch's order keeps side by side, all rows once. None: each row is drawn by itself."""
@@ -71,10 +71,9 @@ def cut(indices: np.ndarray, costs: Costs, token_budget: int, min_pieces: int) -
     """Cut one batch into at least `min_pieces` micro-batches of about equal time, none above the token budget
     (a single row that is longer still makes a micro-batch of its own). Rows of like length stay together."""
     indices = costs.in_order(indices)
-    times = costs.added_times(indices)
     pieces = min(len(indices), max(min_pieces, math.ceil(costs.tokens(indices) / token_budget)))
     while True:
-        parts = np.split(indices, _equal_bounds(times, pieces)[1:-1])
+        parts = np.split(indices, costs.bounds(indices, pieces)[1:-1])
         if all(len(part) == 1 or costs.tokens(part) <= token_budget for part in parts):
             break
         pieces += 1
@@ -85,7 +84,7 @@ def _micro_batch(number: int, indices: np.ndarray, costs: Costs) -> MicroBatch:
     return MicroBatch(number, tuple(map(int, indices)), costs.time(indices))
 
 
-def _equal_bounds(cost: np.ndarray, pieces: int) -> np.ndarray:
+def equal_bounds(cost: np.ndarray, pieces: int) -> np.ndarray:
     """(pieces + 1,) where to cut so that the pieces cost about the same and none is empty."""
     middles = np.cumsum(cost) - cost / 2
     bounds = np.searchsorted(middles, cost.sum() * np.arange(1, pieces) / pieces)

@@ -173,7 +173,7 @@ class Complete(ModelTask):
         sizes = [len(completion) for _, completion in pairs]
         inputs = lay(pairs, self.specials.pad) if self.kind == "causal" else self._sources(pairs)
         row_of = torch.from_numpy(np.repeat(np.arange(len(pairs)), sizes))
-        return TextBatch(inputs, row_of, [rows.labels[row] != NO_LABEL for row in indices])
+        return TextBatch(inputs, row_of, [bool(rows.labels[row] != NO_LABEL) for row in indices])
 
     def _sources(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> completers.SourcesAndTexts:
         begin = np.array([self.described.config.decoder_start_token_id], np.int64)
@@ -199,7 +199,7 @@ class Complete(ModelTask):
 
     def predict(self, model: nn.Module, batch: TextBatch) -> list[Prediction]:
         output: Likely = model(batch.inputs)
-        row_of, losses = batch.row_of.numpy(), -output.log_probabilities.double().cpu().numpy()
+        row_of, losses = batch.row_of.numpy(), -output.log_probabilities.detach().double().cpu().numpy()
         sums, sizes = np.bincount(row_of, losses), np.bincount(row_of)  # in the order of the tokens
         pairs = zip(batch.known, sums.tolist(), sizes.tolist(), strict=True)
         return [
