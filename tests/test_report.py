@@ -18,6 +18,7 @@ from lib.base.files import read_json, write_json, write_lines
 from lib.config import to_dict
 from lib.recipe import Example, Prediction
 from lib.reports import curves, report, summary
+from lib.reports.passages import passages_of
 from lib.reports.report import write_report
 from lib.runs.folder import RunFolder
 
@@ -435,7 +436,7 @@ def test_a_score_that_a_run_of_before_did_not_record_is_not_drawn() -> None:
 
 def test_other_shapes_of_examples_are_read(folder: RunFolder) -> None:
     row: Any = {"id": "r0", "group": "g", "label": 0, "question": "why?", "options": ["yes", "no"]}
-    assert list(report._passages(row)) == [
+    assert list(passages_of(row)) == [
         ("question", ["why?"]),
         ("option A", ["yes"]),
         ("option B", ["no"]),

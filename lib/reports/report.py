@@ -7,10 +7,8 @@ template escapes everything but our own plots, and the page's policy forbids scr
 import os
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
 from lib import recipe as recipes
@@ -23,26 +21,11 @@ from lib.config_keys import flatten
 from lib.recipe import Example, Prediction, Recipe
 from lib.reports.curves import curves_of
 from lib.reports.page import render, write_page
+from lib.reports.passages import passages_of
 from lib.reports.summary import who_beats_whom
 from lib.runs.folder import FORMAT, RunFolder
 
 MOST_MISTAKES = 10
-# what an example holds beside the texts that a model reads
-NO_TEXT = frozenset(
-    (
-        "id",
-        "group",
-        "label",
-        "letters",
-        "target",
-        "notes",
-        "passage_id",
-        "retrieved",
-        "gold",
-        "sources",
-        "short",
-    )
-)
 
 TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 
@@ -167,7 +150,7 @@ def _mistakes(answers: Answers, folder: RunFolder, examples: dict[str, list[Exam
         return None
     wrong = answers.wrong(rows)
     read = {example["id"]: example for example in examples.get(split, [])}
-    worst = [(row, list(_passages(read.get(row["id"], {})))) for row in answers.shown(wrong, MOST_MISTAKES)]
+    worst = [(row, list(passages_of(read.get(row["id"], {})))) for row in answers.shown(wrong, MOST_MISTAKES)]
     return Mistakes(split, len(rows), len(wrong), worst)
 
 
@@ -176,7 +159,7 @@ def _probes(folder: RunFolder, examples: dict[str, list[Example]]) -> list[Any]:
     files = [folder.predictions(name) for name in ("probes before", "probes")]
     if not all(file.exists() for file in files):
         return []
-    passages = [list(_passages(example)) for example in examples["probes"]]
+    passages = [list(passages_of(example)) for example in examples["probes"]]
     return list(zip(passages, *map(read_lines, files), strict=True))
 
 
@@ -184,21 +167,3 @@ def _before(folder: RunFolder) -> dict[str, Prediction]:
     """What the model said of the test rows before it was trained, by row."""
     file = folder.predictions("test before")
     return {row["id"]: row for row in read_lines(file)} if file.exists() else {}
-
-
-def _passages(example: Example) -> Iterator[tuple[str, list[str]]]:
-    """(name, turns) of every text in an example: the context, text A, text B ..."""
-    values: dict[str, Any] = {key: value for key, value in example.items() if key not in NO_TEXT}
-    for name, value in values.items():
-        if isinstance(value, str):
-            yield name, [value]
-        elif name == "fields":
-            yield from value.items()
-        elif name == "options":
-            letters = example.get("letters", ascii_uppercase)
-            yield from ((f"option {letter}", [text]) for letter, text in zip(letters, value, strict=False))
-        elif all(isinstance(turn, str) for turn in value):
-            yield name, value
-        else:
-            for place, turns in enumerate(value):
-                yield f"{name.removesuffix('s')} {chr(ord('A') + place)}", turns
