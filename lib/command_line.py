@@ -26,6 +26,8 @@ Runs = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN RUN ...")]
 RecipeName = Annotated[Positional[str | None], arg(metavar="[RECIPE]")]
 Passages = Annotated[Positional[str], arg(metavar="PASSAGES")]
 Out = Annotated[Positional[Path], arg(metavar="OUT")]
+RunOrNone = Annotated[Positional[str | None], arg(metavar="[RUN]")]
+SheetOrNone = Annotated[Positional[Path | None], arg(metavar="[OUT.xlsx]")]
 Unnamed = Annotated[T, arg(name="")]  # a part of a script's options whose flags are flat words
 MOST_THREADS = 1024  # beyond this a process is refused more of them by the system
 

@@ -164,6 +164,7 @@ def test_nobody_imports_a_recipe_a_task_or_a_kind_of_answer_by_name() -> None:
             "lib.answers.calibration",
             "lib.answers.text_metrics",
             "lib.answers.citing",
+            "lib.answers.agreement",
         )
         if name == "lib.answers.cited":  # a text, and more
             tools += ("lib.answers.text",)
