@@ -255,7 +255,7 @@ def test_rows_whose_best_two_tokens_come_close_are_written_again_alone(
     how = writing.How(6, (2,), 0)
     with torch.inference_mode():
         plain = writing.write(model, prompts, how, [0] * 4)
-        monkeypatch.setitem(writing.CLOSE, torch.float32, math.inf)  # every row comes close
+        monkeypatch.setattr(writing, "CLOSE", math.inf)  # every row comes close
         again = writing.write(model, prompts, how, [0] * 4)
     assert [one.again for one in again] == [True] * 4
     assert [one.ids for one in again] == [one.ids for one in plain]

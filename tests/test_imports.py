@@ -40,6 +40,7 @@ LAYERS = (
     ("lib.recipe",),
     ("lib.process",),
     ("lib.command_line",),
+    ("lib.contradictions",),
     ("lib.other_flags",),
     ("lib.config", "lib.config_keys"),
     ("lib.base",),
@@ -164,6 +165,7 @@ def test_nobody_imports_a_recipe_a_task_or_a_kind_of_answer_by_name() -> None:
             "lib.answers.calibration",
             "lib.answers.text_metrics",
             "lib.answers.citing",
+            "lib.answers.twins",
             "lib.answers.agreement",
         )
         if name == "lib.answers.cited":  # a text, and more

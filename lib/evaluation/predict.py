@@ -1,18 +1,26 @@
 """A finished run and new rows -> its answers. The rows need no label; nothing is scored."""
 
+import hashlib
+import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lib.answers import load as answers_of
-from lib.base.console import speak
+from lib.base.console import Meter, speak
 from lib.base.files import write_csv, write_lines
 from lib.base.heap import give_back_at_once
-from lib.command_line import refuse_threads
+from lib.contradictions import refuse_threads
 from lib.corpus.corpus import OTHER
+from lib.corpus.splits import digest
+from lib.data.rows import Rows
+from lib.evaluation.predictor import SAY_EVERY_S, Predictor
 from lib.evaluation.scoring import kept
 from lib.evaluation.trained import OtherRows, TrainedRun
+from lib.recipe import Prediction
 
 SUBMISSION, CONTEXTS, REJECTED = ".submission.csv", ".contexts.jsonl", ".rejected.jsonl"
+PART = ".part.jsonl"  # texts, as they come: a stopped process goes on behind them
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,10 @@ def predict(
     rows = corpus.encode(OTHER, predictor.task, world.stop.raise_if_requested, refuse=False)
     if count := predictor.task.counts.get("questions cut"):
         speak(f"WARNING: {count} rows are longer than the model can read: their questions lost the end")
-    predictions = predictor.predict(rows)
+    if predictor.task.writes:
+        predictions = _texts(predictor, rows, Part(out.with_suffix(PART), _key(run, rows)))
+    else:
+        predictions = predictor.predict(rows)
     predictions = kept(predictions, corpus.splits[OTHER], run.recipe)
     out.parent.mkdir(parents=True, exist_ok=True)
     if retrieved is not None:
@@ -71,10 +82,59 @@ def predict(
         write_lines(out.with_suffix(REJECTED), map(asdict, corpus.rejected), new=True)
     lines = [row | {"answer": answers.words(answers.answer(row), row)} for row in predictions]
     write_lines(out, lines, new=True)
+    out.with_suffix(PART).unlink(missing_ok=True)
     if submission is not None and run.recipe.submission is not None:
         write_csv(submission, [run.recipe.submission(row) for row in predictions], new=True)
     rejected = out.with_suffix(REJECTED) if corpus.rejected else None
     return Written(out, submission, len(predictions), len(corpus.rejected), rejected)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Texts that are written already, a line each behind one that says whose they are."""
+
+    path: Path
+    key: str
+
+    def read(self) -> dict[str, Prediction]:
+        """Raises ValueError when they are of another model, or of other rows."""
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps({"key": self.key}) + "\n")
+        head, *lines = self.path.read_text().splitlines() or [""]
+        if head != json.dumps({"key": self.key}):
+            raise ValueError(
+                f"{self.path} holds texts of another model or of other rows; remove it, or name another --out"
+            )
+        rows = []
+        for line in lines:
+            with suppress(ValueError):  # cut off in the middle by a kill: that one is written again
+                rows.append(json.loads(line))
+        return {row["id"]: row for row in rows}
+
+    def add(self, rows: list[Prediction]) -> None:
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _key(run: TrainedRun, rows: Rows) -> str:
+    """Of the weights and the token ids."""
+    manifest = (run.checkpoint / "manifest.json").read_text()
+    return digest([manifest, rows.ids, hashlib.sha256(rows.tokens.tobytes()).hexdigest()])
+
+
+def _texts(predictor: Predictor, rows: Rows, part: Part) -> list[Prediction]:
+    """All texts, in the order of the rows. Raises StoppedError; what is written by then is kept."""
+    done = part.read()
+    if done:
+        speak(f"{len(done)} of {len(rows)} texts are written already: {part.path}")
+    left = [row for row, identity in enumerate(rows.ids) if identity not in done]
+    with Meter(len(rows), "texts written", done=len(done), every_s=SAY_EVERY_S) as meter:
+        for some in predictor.texts(rows, left) if left else ():
+            part.add(some)
+            done |= {row["id"]: row for row in some}
+            meter.step(len(done))
+    return [done[identity] for identity in rows.ids]
 
 
 def _refuse_taken(out: Path, others: list[Path | None], offload: Path | None) -> None:

@@ -47,11 +47,15 @@ class Predictor:
         if not self.task.writes or (rows.labels != NO_LABEL).any():
             batches = evaluation_batches(self.task.costs(rows), self.token_budget)
             self._collect(by_id, self.stream(rows, batches, self.answer), len(rows), "rows predicted")
-        if self.task.writes and (texts is None or len(texts)):
-            texts = range(len(rows)) if texts is None else texts
-            batches = self.task.writing_batches(rows, texts, self.token_budget)
-            self._collect(by_id, self.stream(rows, batches, self.write), len(texts), "texts written")
+        which = range(len(rows)) if texts is None else texts
+        if self.task.writes and len(which):
+            self._collect(by_id, self.texts(rows, which), len(which), "texts written")
         return list(by_id.values())
+
+    def texts(self, rows: Rows, which: Sequence[int]) -> Iterator[list[Prediction]]:
+        """The texts of these rows alone, some at a time."""
+        batches = self.task.writing_batches(rows, which, self.token_budget)
+        return self.stream(rows, batches, self.write)
 
     def _collect(
         self, by_id: dict[str, Prediction], stream: Iterator[list[Prediction]], num_rows: int, what: str

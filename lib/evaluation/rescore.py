@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lib.base.contents import Summary
 from lib.base.files import write_json, write_lines
-from lib.command_line import refuse_threads
+from lib.contradictions import refuse_threads
 from lib.corpus import contexts, doubles, splits
 from lib.corpus.corpus import OTHER, Corpus
 from lib.evaluation import scoring

@@ -29,8 +29,16 @@ def kept(predictions: list[Prediction], examples: list[Example], recipe: Recipe)
 
 def some(rows: Rows, number: int) -> list[int]:
     """So many of the rows, always the same ones, wherever they stand."""
-    draws = [hashlib.sha256(identity.encode("utf-8", "replace")).digest() for identity in rows.ids]
-    return sorted(sorted(range(len(rows)), key=draws.__getitem__)[:number])
+    return _drawn(rows.ids, number)
+
+
+def some_of(examples: list[Example], number: int) -> list[Example]:
+    return [examples[place] for place in _drawn([example["id"] for example in examples], number)]
+
+
+def _drawn(ids: list[str], number: int) -> list[int]:
+    draws = [hashlib.sha256(identity.encode("utf-8", "replace")).digest() for identity in ids]
+    return sorted(sorted(range(len(ids)), key=draws.__getitem__)[:number])
 
 
 def before(split: str) -> str:

@@ -6,6 +6,8 @@ LoRA: Hu et al. 2021, https://arxiv.org/abs/2106.09685; QLoRA: Dettmers et al. 2
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,27 @@ def keep_as_loaded(backbone: nn.Module) -> None:
     for module in backbone.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+@contextmanager
+def in_float32(backbone: nn.Module) -> Iterator[None]:
+    """All products in float32, also those with weights of 4 bits, which have a type of their own for them."""
+    few_bits = [module for module in backbone.modules() if hasattr(module, "compute_dtype")]
+    before = [module.compute_dtype for module in few_bits]
+    device = next(backbone.parameters()).device.type
+    try:
+        for module in few_bits:
+            module.compute_dtype = torch.float32  # type: ignore[assignment]
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for module, dtype in zip(few_bits, before, strict=True):
+            module.compute_dtype = dtype  # type: ignore[assignment]
+
+
+def has_int8(backbone: nn.Module) -> bool:
+    """Does it hold weights of 8 bits?"""
+    return any(type(module).__name__ == "Linear8bitLt" for module in backbone.modules())
 
 
 def lora_config(adapter: AdapterConfig, backbone: nn.Module) -> Any:

@@ -55,6 +55,7 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         mistakes=_mistakes(answers, folder, examples),
         probes=_probes(folder, examples),
         before=_before(folder),
+        twins=read_json(folder.path / "twins.json") if (folder.path / "twins.json").exists() else None,
         lint=read_json(folder.lint) if folder.lint.exists() else None,
         rejected=read_lines(rejected)[:5] if rejected.exists() else [],
         settings=_settings(config, recipe),

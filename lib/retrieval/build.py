@@ -20,7 +20,7 @@ from lib.base.console import Meter, speak
 from lib.base.exits import CheckError, StoppedError
 from lib.base.files import Lock, read_json, replacing, sha256_of, write_json, write_lines
 from lib.base.heap import keep_few_kernels
-from lib.command_line import refuse_threads
+from lib.contradictions import refuse_threads
 from lib.corpus import splits
 from lib.corpus.readers import Rejected
 from lib.corpus.splits import digest

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lib import recipe as recipes
-from lib.command_line import validate
 from lib.config import Config
 from lib.config_keys import leaves, nearest, types, with_values
+from lib.contradictions import validate
 from lib.recipe import Recipe
 from lib.sweep import kinds
 
