@@ -135,6 +135,8 @@ class Recipe:
     """A few diverse rows that are answered before and after training; the report shows both."""
     to_example: Callable[[Row], Example]
     """Raises ValueError with the reason when a row is malformed."""
+    to_row: Callable[[Example], Row] | None = None
+    """The way back, for a data set of rows as they are read (scripts/dataset.py). None: not to be had."""
     metrics: tuple[Metric, ...]
     """The first selects the best checkpoint, so it has a better way."""
     features: Callable[[Example], list[Any]] | None = None

@@ -93,7 +93,7 @@ class Corpus:
     def without(self, reasons: Mapping[str, str]) -> "Corpus":
         """The same, with the rows of these ids among the rejected ones. They are not dropped without a word:
         they count against --max-rejected."""
-        more = [Rejected.of(f"row {identity}", reason, "") for identity, reason in reasons.items()]
+        more = [Rejected.of(f"id {identity}", reason, "") for identity, reason in reasons.items()]
         rows = {
             split: [row for row in rows if row["id"] not in reasons] for split, rows in self.splits.items()
         }

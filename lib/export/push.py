@@ -5,6 +5,7 @@ machine and end up in histories and logs.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from lib.base.hub import first_line
 
@@ -31,7 +32,9 @@ def refuse(repository: str | None, public: bool, dry_run: bool) -> None:
         raise ValueError(f"--push {repository} needs a token and there is none; {HOW}")
 
 
-def send(folder: Path, repository: str, private: bool, dry_run: bool) -> str:
+def send(
+    folder: Path, repository: str, private: bool, dry_run: bool, kind: Literal["model", "dataset"] = "model"
+) -> str:
     """Send every file in one commit; what was, or would be, sent. A repository that is there already keeps
     its history and its visibility. Raises ValueError when the hub refuses or is out of reach."""
     import huggingface_hub
@@ -40,17 +43,20 @@ def send(folder: Path, repository: str, private: bool, dry_run: bool) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [f"  {path.stat().st_size:>14,} bytes  {path.relative_to(folder)}" for path in files]
     total = sum(path.stat().st_size for path in files)
-    kind = "private" if private else "public"
-    where = f"{repository} ({kind}, if it is new), {len(files)} files, {total / 2**20:,.1f} MiB"
+    seen_by = "private" if private else "public"
+    where = f"{repository} ({seen_by}, if it is new), {len(files)} files, {total / 2**20:,.1f} MiB"
     if dry_run:
         return "\n".join([f"would send to {where}; nothing was sent:", *lines])
     api = huggingface_hub.HfApi(token=huggingface_hub.get_token())
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
-        commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Fine-tuned model")
+        api.create_repo(repository, private=private, exist_ok=True, repo_type=kind)
+        message = {"model": "Fine-tuned model", "dataset": "Processed rows"}[kind]
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message=message, repo_type=kind
+        )
     except (HfHubHTTPError, HTTPError, OSError) as error:
         raise ValueError(
             f"{folder} is exported but was not sent to {repository}: {first_line(error)}; once that is "
-            f"mended ({HOW}), type: hf upload {repository} {folder} ."
+            f"mended ({HOW}), type: hf upload --repo-type {kind} {repository} {folder} ."
         ) from error
     return "\n".join([f"sent to {where}: {commit.commit_url}", *lines])

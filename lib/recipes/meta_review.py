@@ -8,6 +8,7 @@ stand beside it.
     torchrun --nproc_per_node=4 scripts/train.py meta_review     # the hub's rows, pythia-70m: not measured
 """
 
+import json
 import random
 
 from lib.answers import text_metrics
@@ -79,6 +80,11 @@ def to_example(row: Row) -> Example:
     return example
 
 
+def to_row(example: Example) -> Row:
+    reviews = json.dumps(example["fields"]["reviews"])
+    return {"id": example["id"], "Input": reviews, "Output": example["target"]}
+
+
 def lead(example: Example) -> str:
     """The first sentences of the longest review."""
     return " ".join(sentences(max(example["fields"]["reviews"], key=len))[:LEAD])
@@ -98,6 +104,7 @@ RECIPE = Recipe(
     optional=("id",),
     sample=sample_rows,
     to_example=to_example,
+    to_row=to_row,
     metrics=text_metrics.ALL,
     revisions={"zqz979/meta-review": "fda76e737e846af2ae138fe12cf53e973b62822a"},
     licence="sample: generated here; zqz979/meta-review: see the data set's page",

@@ -124,7 +124,7 @@ class Complete(ModelTask):
                 needed = size + len(read.prompt) if self.kind == "causal" else max(size, len(read.prompt))
                 reasons[row["id"]] = (
                     f"its text has {size} tokens and does not fit into --max-length "
-                    f"{self.config.data.max_length} beside its prompt; {needed} would do"
+                    f"{self.config.data.max_length} beside its prompt; --max-length {needed} would do"
                 )
         return reasons
 
