@@ -213,10 +213,12 @@ def judge(split: str, predictions: Mapping[str, Sequence[Prediction]]) -> Twins:
 
 
 def _rate(says: str, pairs: Sequence[Pair], happened: Of) -> Rate:
+    if not pairs:
+        return Rate(says=says, num_rows=0, num_groups=0, value=None)
     groups = Groups.of([pair.old for pair in pairs])
     values = np.array([float(happened(pair)) for pair in pairs])
-    found = intervals.as_values({says: intervals.interval(values, groups, share=True)}) if pairs else {}
-    return Rate(says=says, num_rows=len(pairs), num_groups=len(groups), value=found.get(says))
+    found = intervals.as_values({says: intervals.interval(values, groups, share=True)})
+    return Rate(says=says, num_rows=len(pairs), num_groups=len(groups), value=found[says])
 
 
 def _below(rate: Rate) -> bool:

@@ -10,6 +10,7 @@ stand beside it.
 
 import json
 import random
+from contextlib import suppress
 
 from lib.answers import text_metrics
 from lib.answers.text_metrics import sentences
@@ -63,13 +64,7 @@ def _sample_review(vote: str, words: dict[str, str], draw: random.Random) -> str
 def to_example(row: Row) -> Example:
     """Input: the reviews, as a JSON list, or as one text with a mark between two; Output: the meta-review. A
     row without that is an example without a target."""
-    value = row["Input"]
-    reviews = value.split(MARK) if isinstance(value, str) else value
-    if not isinstance(reviews, list) or not all(isinstance(review, str) for review in reviews):
-        raise ValueError(f"Input is {value!r:.80}, expected text or a list of texts")
-    reviews = [review.strip() for review in reviews if review.strip()]
-    if not reviews:
-        raise ValueError("Input is empty")
+    reviews = _reviews(row["Input"])
     example = Example(group="\n".join(reviews), fields={"reviews": reviews})
     if row.get("Output") is not None:
         if not isinstance(row["Output"], str) or not row["Output"].strip():
@@ -78,6 +73,19 @@ def to_example(row: Row) -> Example:
     if (identity := as_word(row.get("id"))) is not None:
         example["id"] = identity
     return example
+
+
+def _reviews(value: object) -> list[str]:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):  # else it is text that begins with a bracket
+            value = json.loads(value)
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"Input is {value!r:.80}, expected text or a list of texts")
+    reviews = [review.strip() for text in texts for review in text.split(MARK) if review.strip()]
+    if not reviews:
+        raise ValueError("Input is empty")
+    return reviews
 
 
 def to_row(example: Example) -> Row:
