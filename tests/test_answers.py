@@ -231,7 +231,7 @@ def test_predictions_say_the_answer_in_words(
     run = SimpleNamespace(recipe=weight, folder=RunFolder(tmp_path), index=lambda: None)
     run.world = lambda threads: SimpleNamespace(stop=SimpleNamespace(raise_if_requested=lambda: None))
     run.other_rows = lambda other, with_label: Corpus(DataConfig(), weight, {OTHER: [example(0)]}, [], 1)
-    task = SimpleNamespace(encode=lambda examples, between, refuse: encoded, counts={})
+    task = SimpleNamespace(encode=lambda examples, between, refuse: encoded, counts={}, writes=False)
     run.predictor = lambda world, offload: SimpleNamespace(task=task, predict=lambda encoded: rows)
     monkeypatch.setattr(TrainedRun, "open", lambda path: run)
     written = predicting.predict(tmp_path, OtherRows("rows.csv"), tmp_path / "out.jsonl", None, None)

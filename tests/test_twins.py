@@ -132,7 +132,7 @@ def test_one_thing_changes_and_nothing_else(rows: list[Example]) -> None:
         assert sorted(moved["fields"]["chunks"]) == sorted(chunks) and moved["gold"] != gold
         assert moved["sources"][moved["gold"]] == row["sources"][gold] and moved["target"] == row["target"]
         assert renamed["sources"][gold] not in row["sources"]
-        assert renamed["fields"]["chunks"][gold].startswith(f"[{renamed['sources'][gold]}] ")
+        assert f"(Quelle: {renamed['sources'][gold]}): " in renamed["fields"]["chunks"][gold]
         assert renamed["target"] == cite(row["short"][0], renamed["sources"][gold])
         assert kinds["no context"][identity]["fields"]["chunks"] == []
         assert all(kinds[name][identity]["fields"]["question"] == row["fields"]["question"] for name in kinds

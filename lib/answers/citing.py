@@ -19,8 +19,9 @@ Of = Callable[[Prediction], bool]
 CITATION = re.compile(r"\(Quelle: ([^()]*)\)")
 
 
-def cite(answer: str, source: str) -> str:
-    return f"{answer} (Quelle: {source})"
+def cite(words: str, source: str) -> str:
+    """How a source is named, in a context and in an answer."""
+    return f"{words} (Quelle: {source})"
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _renamed(row: Example, rows: Sequence[Example]) -> Example | None:
         return None
     new = others[_draw(row, len(others))]
     chunks, sources = [*row["fields"]["chunks"]], [*row["sources"]]
-    chunks[gold], sources[gold] = chunks[gold].replace(f"[{old}]", f"[{new}]", 1), new
+    chunks[gold], sources[gold] = chunks[gold].replace(f"(Quelle: {old})", f"(Quelle: {new})", 1), new
     return _with(row, chunks, sources, gold, row["target"].replace(f"(Quelle: {old})", f"(Quelle: {new})"))
 
 

@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lib.answers.citing import cite
+
 TITLE_WORDS = 4  # of a paragraph that names no document
 MODULES = 900  # made-up codes: DS100 ..
 
@@ -40,9 +42,11 @@ class Paragraph:
 
 
 def described(chunk: Chunk) -> str:
-    """[source] module title (6 ECTS): text; what is not known is left out."""
-    known = [f"[{chunk.source}]", chunk.module, chunk.title, f"({chunk.ects} ECTS)" if chunk.ects else ""]
-    return f"{' '.join(filter(None, known))}: {chunk.text}"
+    """title, module, 6 ECTS (Quelle: source): text; what is not known is left out. What a chunk is about
+    stands before its source, where a decoder that copies the source can see it; both stand before the text,
+    which is cut at its end."""
+    about = ", ".join(filter(None, [chunk.title, chunk.module, f"{chunk.ects} ECTS" if chunk.ects else ""]))
+    return f"{cite(about, chunk.source).strip()}: {chunk.text}"
 
 
 def chunks_of(value: object) -> list[Chunk]:

@@ -40,7 +40,7 @@ def sample_rows(num_rows: int, seed: int) -> list[Row]:
 
 
 def _sample_row(number: int, draw: random.Random) -> Row:
-    asked, *others = draw.sample(list(WORDS["modules"]), 3)
+    asked, *others = draw.sample(list(WORDS["modules"]), draw.randint(1, 4))
     fact = draw.choice(list(WORDS["facts"]))
     answered = draw.random() >= 0.25
     gold, answer = _sample_chunk(asked, fact, answered, draw)
