@@ -23,6 +23,7 @@ from lib.evaluation.rescore import rescore
 from lib.evaluation.trained import OtherRows
 from lib.evaluation.try_prompts import try_prompts
 from lib.export import dataset
+from lib.export import make as make_export
 from tests import tools
 from tests.tools import SHORT, only_run, small_decoder
 
@@ -209,6 +210,25 @@ def test_letters_only_cleans_what_is_read_and_learned_and_not_what_is_scored(tmp
     prompt, target = task.shown(row)
     assert "Its 35 better p005" in prompt and "Accept 810" in target and "Accept:" not in target
     assert example["target"] == "Accept: 8/10."
+
+
+@pytest.mark.parametrize("kind", ["whole", "adapter"])
+def test_an_export_is_checked_by_its_own_lines(rag: Path, summary: Path, kind: str, tmp_path: Path) -> None:
+    """The card's lines give the loss of three rows without the project, and write the sample's."""
+    folder, out = (rag, tmp_path / "out") if kind == "adapter" else (summary, tmp_path / "out")
+    checked = make_export.export(folder, out, kind == "adapter", None, True)
+    assert checked is not None and checked.rows > 0 and checked.largest <= 1e-6
+    card = (out / "README.md").read_text()
+    assert "def write(**fields):" in card and "def loss(target, **fields):" in card
+
+
+def test_weights_on_the_disk_write_the_same_texts(summary: Path, tmp_path: Path) -> None:
+    data = without_target("meta_review", tmp_path / "new.jsonl")
+    said = [
+        read_lines(predict(summary, OtherRows(data), tmp_path / f"{name}.jsonl", folder, None).path)
+        for name, folder in (("memory", None), ("disk", tmp_path / "weights"))
+    ]
+    assert [row["answer"] for row in said[0]] == [row["answer"] for row in said[1]]
 
 
 def test_two_ranks_write_what_one_writes(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """An answer that is a text: what a model wrote, beside what was to be written."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,13 @@ class Text:
         return text_metrics.rouge_l(row)
 
     def distance(self, new: Prediction, old: Prediction) -> float:
-        """Of the losses for each token; 1 more where the texts are not the same."""
-        losses = [row["loss"] / row["num_tokens"] for row in (new, old) if "loss" in row]
-        apart = abs(losses[0] - losses[1]) if len(losses) == 2 else 0.0
-        return apart + (new.get("answer") != old.get("answer"))
+        """Of the losses for each token; 1 more where both wrote and not the same."""
+        apart = 0.0
+        if "loss" in new and "loss" in old:
+            losses = [row["loss"] / row["num_tokens"] for row in (new, old)]
+            apart = abs(losses[0] - losses[1]) if new["num_tokens"] == old["num_tokens"] else math.inf
+        both = "answer" in new and "answer" in old
+        return apart + (both and new["answer"] != old["answer"]) if math.isfinite(apart) else math.inf
 
     def counts(self, examples: Sequence[Example]) -> dict[str, int]:
         return {}

@@ -193,6 +193,7 @@ def _example_values(run: TrainedRun, export: Path) -> dict[str, Any]:
         "kind": task.kind,
         "loader": loader,
         "specials": specials,
+        "end": text.end_of(task.tokenizer),
         "length": config.data.max_length,
         "min_context": text.MIN_CONTEXT,
         "pooling": backbone.pooling(task.described.config, config.model.pooling),
@@ -215,6 +216,8 @@ def _example(recipe: Recipe, config: Config) -> Example:
     """A generated row, so that no data set's text is published: the first test row of a run on samples."""
     examples = [recipe.to_example(row) for row in recipe.sample(max(100, config.data.sample_rows), 0)]
     example = next(example for example in examples if side_of(example["group"]) == "test")
+    if recipe.finish is not None:
+        (example,) = recipe.finish([Example(**{"id": "1", **example})], config.task)  # type: ignore[typeddict-item]
     if not getattr(config.task, "prompt", True):
         example.pop("context", None)
     return example

@@ -28,6 +28,7 @@ from lib.evaluation.trained import TrainedRun
 from lib.export import card, merging
 from lib.export.check import is_adapter
 from lib.process.signals import SIGNALS
+from lib.recipe import Prediction
 
 HEAD = "head.safetensors"
 Base = Literal["dequantized", "full"]
@@ -206,7 +207,7 @@ def _check(run: TrainedRun, beside: Path, rows: list[Any], full: bool) -> Checke
     checked = Checked(outcome["rows"], outcome["largest"], None if full else limit)
     if checked.bound is not None and not checked.largest <= checked.bound:
         raise CheckError(
-            f"the exported files give other probabilities than the run did: they differ by up to "
+            f"the exported files say something else than the run did: they differ by up to "
             f"{checked.largest:.3g} over {checked.rows} rows, at most {checked.bound:g} is allowed. Nothing "
             "was exported; score the run again with scripts/evaluate.py to see whether it still says the same"
         )
@@ -216,17 +217,12 @@ def _check(run: TrainedRun, beside: Path, rows: list[Any], full: bool) -> Checke
 def _check_lines(run: TrainedRun, beside: Path, rows: list[Any]) -> None:
     """Run the card's own lines on a few rows, without the project. Raises CheckError when they cannot be run
     or say something else than the run did."""
-    asked = (
-        "texts",
-        "question",
-        "options",
-        *(["context"] if getattr(run.config.task, "prompt", True) else []),
-    )
-    few = rows[:FEW]
-    words = [{key: row[key] for key in asked if key in row} for row in few]
+    few, function, words = _to_ask(run, rows)
+    if not few:
+        return
     done = subprocess.run(
         [sys.executable, "-I", "-c", RUNNER],
-        input=json.dumps([card.example(run, beside), "probabilities", words]),
+        input=json.dumps([card.example(run, beside), function, words]),
         capture_output=True,
         text=True,
         cwd=beside,
@@ -238,16 +234,38 @@ def _check_lines(run: TrainedRun, beside: Path, rows: list[Any]) -> None:
     stored = {row["id"]: row for row in read_lines(run.folder.predictions("test"))}
     answers = answers_of(run.recipe)
     largest = max(
-        answers.distance({**stored[row["id"]], "probabilities": said}, stored[row["id"]])
+        answers.distance(Prediction(**{**stored[row["id"]], **_said(function, said)}), stored[row["id"]])
         for row, said in zip(few, found, strict=True)
     )
     exact = read_json(run.folder.path / "scores.json")["precision"] == "fp32"
     limit = FLOAT32 if exact and run.config.adapter.quantize != "int8" else ROUNDED
     if not largest <= limit:
         raise CheckError(
-            f"the card's own lines say something else than the run did: probabilities differ by up to "
+            f"the card's own lines say something else than the run did: they differ by up to "
             f"{largest:.3g}, at most {limit:g} is allowed. Nothing was exported"
         )
+
+
+def _to_ask(run: TrainedRun, rows: list[Any]) -> tuple[list[Any], str, list[Any]]:
+    """A few rows, the function of the card's lines that is asked, and its words for each."""
+    if run.recipe.task == "complete":  # the lines shorten no prompt
+        task = run.task()
+        encoded = zip(rows, task.encode(rows, lambda: None), strict=True)
+        few = [row for row, one in encoded if not one.num_cut][:FEW]
+        if getattr(run.config.task, "letters_only", False):
+            few = []
+        return few, "loss", [{"target": row["target"], **row["fields"]} for row in few]
+    few = rows[:FEW]
+    asked = ["texts", "question", "options"]
+    asked += ["context"] if getattr(run.config.task, "prompt", True) else []
+    return few, "probabilities", [{key: row[key] for key in asked if key in row} for row in few]
+
+
+def _said(function: str, values: Any) -> Prediction:
+    """What the card's lines give."""
+    if function == "loss":
+        return Prediction(loss=values[0], num_tokens=values[1])
+    return Prediction(probabilities=values)
 
 
 def _place(beside: Path, out: Path) -> None:

@@ -53,15 +53,14 @@ def keep_as_loaded(backbone: nn.Module) -> None:
 
 
 @contextmanager
-def in_float32(backbone: nn.Module) -> Iterator[None]:
+def in_float32(backbone: nn.Module, device: torch.device) -> Iterator[None]:
     """All products in float32, also those with weights of 4 bits, which have a type of their own for them."""
     few_bits = [module for module in backbone.modules() if hasattr(module, "compute_dtype")]
     before = [module.compute_dtype for module in few_bits]
-    device = next(backbone.parameters()).device.type
     try:
         for module in few_bits:
             module.compute_dtype = torch.float32  # type: ignore[assignment]
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
         for module, dtype in zip(few_bits, before, strict=True):

@@ -30,6 +30,13 @@ class LanguageModel(nn.Module):
         """The modules of the backbone whose forward runs."""
         raise NotImplementedError
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; weights that are kept on the disk have no place of their own."""
+        places = (parameter.device for parameter in self.backbone.parameters())
+        there = next((place for place in places if place.type != "meta"), None)
+        return there or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
     def train(self, mode: bool = True) -> "LanguageModel":
         super().train(mode)
         for module in self.frozen:

@@ -60,7 +60,7 @@ def write(
 ) -> list[Written]:
     """The texts behind the prompts; `seeds`: of each row's draws."""
     texts = [Written() for _ in prompts]
-    with torch.inference_mode(), in_float32(model.backbone):
+    with torch.inference_mode(), in_float32(model.backbone, model.device):
         # products in 8 bits look at all rows of a batch to choose what they keep whole: no two together
         together = len(prompts) > 1 and not has_int8(model.backbone)
         close = _write(model, prompts, how, seeds, texts) if together else range(len(prompts))
@@ -78,7 +78,7 @@ def _write(
     texts: list[Written],
 ) -> list[int]:
     """Write all at once; the rows that came close to another text, which are given up where they did."""
-    device = model.backbone.get_output_embeddings().weight.device
+    device = model.device
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     state: _DecoderState | _Seq2SeqState
     if isinstance(model, Decoder):
