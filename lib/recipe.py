@@ -82,6 +82,10 @@ class Metric:
     """Which way it is better. None: it does not say how good a model is."""
     share: bool = False
     """Every row's value lies from 0 to 1."""
+    most: float | None = None
+    """It is a score of all rows together, from 0 to so much; what it says of each row need not lie there."""
+    log: bool = False
+    """Its interval is that of its logarithm, which is such a score."""
     partial: bool = False
     """Some rows are not counted: they are NaN in what it says of each."""
     reads: str | None = None

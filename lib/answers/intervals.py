@@ -1,14 +1,17 @@
 """How sure one can be of a score, and of the difference between two models.
 
 Rows of one group (a prompt, a passage, a question) are right and wrong together, so groups are the sample,
-not rows. Every score is a mean over rows; its standard error is the jackknife's over groups (CR3: each
-group's residual divided by the share of rows the others have; Bell & McCaffrey 2002, Survey Methodology 28),
-its degrees of freedom those of as many equal groups as the sizes are worth (Kish 1965). From there on:
+not rows. Every score is a mean over rows (one of all rows together is made so by lib.answers.text_metrics);
+its standard error is the jackknife's over groups (CR3: each group's residual divided by the share of rows the
+others have; Bell & McCaffrey 2002, Survey Methodology 28), its degrees of freedom those of as many equal
+groups as the sizes are worth (Kish 1965). From there on:
 
 - a share (every row's value lies from 0 to 1): Wilson's interval (1927), for as many independent rows as
   have that standard error; a perfect score has a lower limit below 1;
 - another score (a log loss is skewed: few rows cost most of it): Student's interval with the skewness taken
   out by Hall's transformation (1992, Journal of the Royal Statistical Society B 54);
+- a score of all rows together: both of these. Few rows say too little of its skewness for Hall's alone, and
+  Wilson's leans the right way: from a limit of the score (0, or 100 of BLEU) towards the middle;
 - a difference of two models on the same rows: Student's interval, which is right where there is none, for
   then its sign is a coin's; where there is one it may be skewed, so Hall's is taken in as well.
 
@@ -114,22 +117,32 @@ class _Mean:
             return t
         return float(np.cbrt(1 + self.skewness * (t - self.skewness / 6)) - 1) * 3 / self.skewness
 
-    def wilson(self) -> tuple[float, float]:
+    def wilson(self, most: float = 1.0) -> tuple[float, float]:
+        """Of a value from 0 to `most`, which may be infinite."""
         # as many independent rows would have this error, for p (1 - p) / n is its square; where all rows are
         # right, or all are wrong, nothing says how alike those of a group are
-        spread = self.value * (1 - self.value)
-        k = self.t**2 * (self.error**2 / spread if spread > 0 else 1 / self.equal_groups)
+        spread = self.value * (1 - self.value / most)
+        k = self.t**2 * (self.error**2 / spread if spread > 0 else most / self.equal_groups)
         if not np.isfinite(k):
-            return 0.0, 1.0
-        middle = (self.value + k / 2) / (1 + k)
-        half = float(np.sqrt(spread * k + k * k / 4)) / (1 + k)
-        return max(0.0, middle - half), min(1.0, middle + half)
+            return 0.0, most
+        whole = 1 + k / most
+        middle = (self.value + k / 2) / whole
+        half = float(np.sqrt(spread * k + k * k / 4)) / whole
+        return max(0.0, middle - half), min(most, middle + half)
+
+    def both(self, most: float) -> tuple[float, float]:
+        """What Hall's interval or Wilson's holds, of a value from 0 to `most`."""
+        one, two = self.hall(), self.wilson(most)
+        return max(0.0, min(one[0], two[0])), min(most, max(one[1], two[1]))
 
 
-def interval(values: np.ndarray, groups: Groups, share: bool = False) -> Interval:
-    """The mean of (rows,) values; `share`: they lie from 0 to 1."""
+def interval(values: np.ndarray, groups: Groups, share: bool = False, most: float | None = None) -> Interval:
+    """The mean of (rows,) values. `share`: they lie from 0 to 1; `most`: a score of all rows together lies
+    from 0 to this."""
     mean = _Mean.of(values, groups)
-    return Interval(mean.value, *(mean.wilson() if share else mean.hall()))
+    if share:
+        return Interval(mean.value, *mean.wilson())
+    return Interval(mean.value, *(mean.hall() if most is None else mean.both(most)))
 
 
 def score(values: Mapping[str, np.ndarray], groups: Groups, metrics: Sequence[Metric]) -> dict[str, Interval]:
@@ -142,7 +155,11 @@ def _score(values: np.ndarray, groups: Groups, metric: Metric) -> Interval:
     counted = ~np.isnan(values)
     if metric.partial:
         return interval(values[counted], groups.of_rows(counted), metric.share)
-    return interval(values, groups, metric.share)
+    if metric.log:
+        mean = float(values.mean())
+        logs = interval(np.log(mean) + values / mean - 1, groups, most=metric.most)  # linear at the mean
+        return Interval(mean, float(np.exp(logs.low)), float(np.exp(logs.high)))
+    return interval(values, groups, metric.share, metric.most)
 
 
 def difference(before: np.ndarray, after: np.ndarray, groups: Groups, partial: bool = False) -> Interval:
@@ -162,10 +179,11 @@ def difference(before: np.ndarray, after: np.ndarray, groups: Groups, partial: b
 
 def over_all_rows(values: np.ndarray) -> np.ndarray:
     """(rows,) values with NaN for rows that are not counted -> (rows,) of the same mean, which vary as that
-    mean does: it is a ratio, of a sum to a count, made linear at its value."""
+    mean does: its jackknife pseudo-values (Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter
+    11)."""
     counted = ~np.isnan(values)
-    mean = values[counted].mean()
-    return mean + np.where(counted, values - mean, 0.0) * len(values) / counted.sum()
+    mean, others = values[counted].mean(), max(1, counted.sum() - 1)
+    return mean + np.where(counted, values - mean, 0.0) * (len(values) - 1) / others
 
 
 def of_all_seeds(values: Sequence[np.ndarray]) -> np.ndarray:

@@ -4,9 +4,10 @@ Some are means over rows (ROUGE, exact match). Others belong to all rows togethe
 BLEU, chrF): they are a function of sums over the rows. What such a score says of each row is its jackknife
 pseudo-value, n f(all) - (n - 1) f(all but the row), moved so that their mean is the score itself: intervals
 and paired differences are then taken of them as of any other (Efron & Tibshirani 1993, An Introduction to the
-Bootstrap, chapter 11; tests/test_text_metrics.py counts how often they hold).
+Bootstrap, chapter 11; tests/test_coverage.py counts how often they hold).
 """
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -22,8 +23,13 @@ Texts = tuple[str, str]  # (answer, target)
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and numbers, letters of every alphabet."""
-    return re.findall(r"\w+", unicodedata.normalize("NFC", text).lower())
+    """Lower-case words and numbers, letters of every alphabet with their marks (vowels of Hindi, say)."""
+    text = unicodedata.normalize("NFC", text.lower())
+    return "".join(sign if _in_words(sign) else " " for sign in text).split()
+
+
+def _in_words(sign: str) -> bool:
+    return sign.isalnum() or unicodedata.category(sign)[0] == "M"
 
 
 def sentences(text: str) -> list[str]:
@@ -31,20 +37,19 @@ def sentences(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"(?<=[.!?])\s+", text) if part.strip()]
 
 
-def pseudo_values(statistics: np.ndarray, score_of: Callable[[np.ndarray], float]) -> np.ndarray:
-    """(rows, k) what each row adds to the sums, and the score of such sums (k,) -> (rows,) values whose mean
-    is the score of all."""
+def pseudo_values(statistics: np.ndarray, score_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(rows, k) what each row adds to the sums, and the scores (...) of such sums (..., k) -> (rows,) values
+    whose mean is the score of all."""
     total, size = statistics.sum(axis=0), len(statistics)
-    score = score_of(total)
+    score = float(score_of(total))
     if size == 1:
         return np.array([score])
-    without = np.array([score_of(total - row) for row in statistics])
-    values = size * score - (size - 1) * without
-    return values + (score - values.mean())
+    values = size * score - (size - 1) * score_of(total - statistics)
+    return np.asarray(values + (score - values.mean()))
 
 
-def _loss_of(sums: np.ndarray) -> float:
-    return float(sums[0] / sums[1]) if sums[1] else 0.0
+def _loss_of(sums: np.ndarray) -> np.ndarray:
+    return np.asarray(sums[..., 0] / sums[..., 1])
 
 
 def _losses(predictions: Sequence[Prediction]) -> np.ndarray:
@@ -52,7 +57,13 @@ def _losses(predictions: Sequence[Prediction]) -> np.ndarray:
 
 
 def _perplexities(predictions: Sequence[Prediction]) -> np.ndarray:
-    return pseudo_values(_of_tokens(predictions), lambda sums: float(np.exp(min(_loss_of(sums), 700))))
+    return _exponential(_losses(predictions))
+
+
+def _exponential(losses: np.ndarray) -> np.ndarray:
+    """(rows,) -> (rows,) of mean exp(their mean), linear there (the delta method)"""
+    mean = losses.mean()
+    return np.asarray(np.exp(min(mean, 700)) * (1 + losses - mean))  # float64 knows no exp(710)
 
 
 def _of_tokens(predictions: Sequence[Prediction]) -> np.ndarray:
@@ -75,8 +86,11 @@ def _statistics(kind: str, texts: Texts) -> tuple[int, ...]:
 def _by_sacrebleu(kind: str) -> Callable[[Sequence[Prediction]], np.ndarray]:
     def by_row(predictions: Sequence[Prediction]) -> np.ndarray:
         statistics = np.array([_statistics(kind, _texts(row)) for row in predictions])
-        score_of = _sacrebleu(kind)._compute_score_from_stats
-        return pseudo_values(statistics, lambda sums: float(score_of([int(value) for value in sums]).score))
+        return pseudo_values(statistics, lambda sums: np.apply_along_axis(score_of, -1, sums))
+
+    def score_of(sums: np.ndarray) -> float:
+        found = _sacrebleu(kind)._compute_score_from_stats(sums.tolist()).score
+        return min(float(found), 100.0)  # rounding makes a little more of it
 
     return by_row
 
@@ -111,12 +125,17 @@ def _by_rouge(kind: str) -> Callable[[Sequence[Prediction]], np.ndarray]:
     return lambda predictions: np.array([_rouge(_texts(row))[kind] for row in predictions])
 
 
+def _signs(text: str) -> list[str]:
+    """Its words; where it has none, what else stands there."""
+    return words(text) or text.split()
+
+
 def _exact(predictions: Sequence[Prediction]) -> np.ndarray:
-    return np.array([words(row["answer"]) == words(row["target"]) for row in predictions], dtype=np.float64)
+    return np.array([_signs(row["answer"]) == _signs(row["target"]) for row in predictions], dtype=np.float64)
 
 
 def _token_f1(predictions: Sequence[Prediction]) -> np.ndarray:
-    return np.array([_overlap(words(row["answer"]), words(row["target"])) for row in predictions])
+    return np.array([_overlap(_signs(row["answer"]), _signs(row["target"])) for row in predictions])
 
 
 def _overlap(said: list[str], true: list[str]) -> float:
@@ -149,35 +168,36 @@ def _texts(row: Prediction) -> Texts:
 
 def signatures() -> dict[str, str]:
     """How the scores were computed, for whoever wants to compare them with others'."""
-    ours = "rouge-score F-measure, no stemmer, words of letters and digits of every alphabet, lower case, NFC"
+    ours = "words of letters, their marks and digits of every alphabet, lower case, NFC"
     # a signature is known once something has been scored
     for kind in ("bleu", "chrf"):
         _sacrebleu(kind).corpus_score(["a"], [["a"]])
     return {
-        "rouge_1, rouge_2, rouge_l": ours,
+        "rouge_1, rouge_2, rouge_l": f"rouge-score F-measure, no stemmer, {ours}",
+        "exact_match, token_f1": ours,
         "bleu": f"sacreBLEU {_sacrebleu('bleu').get_signature().format()}",
         "chrf": f"sacreBLEU {_sacrebleu('chrf').get_signature().format()}",
     }
 
 
-LOSS = Metric("loss", _losses, "lower", reads="loss")
+LOSS = Metric("loss", _losses, "lower", most=math.inf, reads="loss")
 """Sum of -log(probability) of all targets' tokens, their ends included, over the number of these tokens."""
-PERPLEXITY = Metric("perplexity", _perplexities, "lower", reads="loss")
+PERPLEXITY = Metric("perplexity", _perplexities, "lower", most=math.inf, log=True, reads="loss")
 """exp of that."""
 ROUGE_1 = Metric("rouge_1", _by_rouge("rouge1"), "higher", share=True, reads="answer")
 ROUGE_2 = Metric("rouge_2", _by_rouge("rouge2"), "higher", share=True, reads="answer")
 ROUGE_L = Metric("rouge_l", _by_rouge("rougeL"), "higher", share=True, reads="answer")
 """F-measures (Lin 2004) of words, pairs of words, and the longest common subsequence of words."""
-BLEU = Metric("bleu", _by_sacrebleu("bleu"), "higher", reads="answer")
-CHRF = Metric("chrf", _by_sacrebleu("chrf"), "higher", reads="answer")
+BLEU = Metric("bleu", _by_sacrebleu("bleu"), "higher", most=100, reads="answer")
+CHRF = Metric("chrf", _by_sacrebleu("chrf"), "higher", most=100, reads="answer")
 """Of all texts together, from 0 to 100 (Papineni 2002; Popovic 2015; Post 2018)."""
 EXACT = Metric("exact_match", _exact, "higher", share=True, reads="answer")
-"""Share of texts whose words are the target's."""
+"""Share of texts whose words are the target's, in their order."""
 TOKEN_F1 = Metric("token_f1", _token_f1, "higher", share=True, reads="answer")
 """Words in common, whatever their order (Rajpurkar 2016)."""
 REPETITION = Metric("repetition", _repetitions, None, share=True, reads="answer")
 EMPTY = Metric("empty", _empty, None, share=True, reads="answer")
-"""Share of texts without a word."""
+"""Share of texts of white space alone."""
 ENDED = Metric("ended", _ended, None, share=True, reads="ended")
 """Share of texts that ended by themselves, before --max-new-tokens."""
 ALL = (LOSS, PERPLEXITY, ROUGE_1, ROUGE_2, ROUGE_L, BLEU, CHRF, REPETITION, EMPTY, ENDED)
