@@ -107,6 +107,7 @@ class SplitLint(TypedDict):
     rows: int
     lengths: Lengths
     rows_cut: int
+    targets: NotRequired[int]  # that carry loss; not in runs of before
     labels: dict[str, int]  # label -> rows; empty where targets are not counted
 
 

@@ -54,6 +54,7 @@ def _split(answers: Answers, task: Task, examples: list[Example], rows: list[Enc
             ],  # (up to so many tokens, sequences)
         },
         "rows_cut": sum(row.num_cut > 0 for row in rows),
+        "targets": sum(row.num_targets for row in rows),
         "labels": answers.counts(examples),
     }
 
@@ -76,6 +77,8 @@ def _line(split: SplitLint) -> str:
     tokens = f"median {lengths['median']}, 95 % {lengths['p95']}, longest {lengths['longest']}"
     labels = ", ".join(f"{name} {count / rows:.0%}" for name, count in split["labels"].items())
     facts = [f"{rows} rows, tokens {tokens}", f"{split['rows_cut'] / rows:.0%} of the rows cut", labels]
+    targets = split.get("targets", rows)
+    facts += [f"{targets:,} tokens of texts carry loss"] if targets != rows else []
     return "; ".join(filter(None, facts))
 
 

@@ -96,7 +96,8 @@ def _from_chunks(row: Row) -> Example:
     chunks = chunks_of(row["chunks"])
     sources = [chunk.source for chunk in chunks]
     example = Example(
-        group="\n".join(chunk.text for chunk in chunks), fields={"chunks": list(map(described, chunks))}
+        group="\n".join(f"{chunk.source} {chunk.text}" for chunk in chunks),
+        fields={"chunks": list(map(described, chunks))},
     )
     example["sources"] = sources
     source, answer = as_word(row.get("source")), row.get("answer")
