@@ -5,6 +5,7 @@ NaN in what a score says of each row.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,7 @@ from lib.recipe import Metric, Prediction
 
 REFUSAL = "Dazu steht nichts im Kontext."
 Of = Callable[[Prediction], bool]
-CITATION = re.compile(r"\(Quelle: ([^()]*)\)")
+CITATION = re.compile(r"\(\s*Quelle\s*:([^()]*)\)", re.IGNORECASE)
 
 
 def cite(words: str, source: str) -> str:
@@ -31,13 +32,20 @@ class Said:
     words: list[str]
     """Without its citations."""
     cited: list[str]
+    """Each once; none where it refuses: there is nothing that could come from a source."""
     refused: bool
 
 
 def said(answer: str) -> Said:
-    cited = [source.strip() for source in CITATION.findall(answer)]
     rest = words(CITATION.sub(" ", answer))
-    return Said(rest, list(dict.fromkeys(cited)), _within(words(REFUSAL), rest))
+    refused = _within(words(REFUSAL), rest)
+    cited = [] if refused else list(map(_named, CITATION.findall(answer)))
+    return Said(rest, [source for source in dict.fromkeys(cited) if source], refused)
+
+
+def _named(source: str) -> str:
+    """As it is compared: white space and the form of its umlauts make no other source of it."""
+    return " ".join(unicodedata.normalize("NFC", source).split())
 
 
 def _within(some: Sequence[str], all_words: Sequence[str]) -> bool:
@@ -53,18 +61,23 @@ def answerable(row: Prediction) -> bool:
 
 
 def covered(row: Prediction) -> bool:
-    """Does the answer hold what was asked for, word for word?"""
-    rest = said(row["answer"]).words
-    return any(_within(words(short), rest) for short in row.get("short", ()) if words(short))
+    """Does the answer hold what was asked for, word for word? A refusal holds nothing, whatever its words."""
+    found = said(row["answer"])
+    shorts = [] if found.refused else map(words, row.get("short", ()))
+    return any(_within(short, found.words) for short in shorts if short)
 
 
 def _cites(row: Prediction) -> bool:
     return bool(said(row["answer"]).cited)
 
 
-def _cites_right(row: Prediction) -> bool:
-    """Its own source and no other."""
-    return said(row["answer"]).cited == [row.get("source")]
+def cites(row: Prediction, source: str) -> bool:
+    """This source and no other."""
+    return said(row["answer"]).cited == [_named(source)]
+
+
+def cites_right(row: Prediction) -> bool:
+    return answerable(row) and cites(row, row["source"])
 
 
 def _refuses(row: Prediction) -> bool:
@@ -90,15 +103,15 @@ def matrix(predictions: Sequence[Prediction]) -> dict[str, dict[str, int]]:
     counts = {name: dict.fromkeys(kinds, 0) for name in ("answerable", "not answerable")}
     for row in predictions:
         kind = kinds[3] if _refuses(row) else kinds[2] if not _cites(row) else kinds[1]
-        if kind == kinds[1] and _cites_right(row):
+        if kind == kinds[1] and cites_right(row):
             kind = kinds[0]
         counts["answerable" if answerable(row) else "not answerable"][kind] += 1
     return counts
 
 
-CITATION_PRECISION = _metric("citation_precision", _cites_right, _cites)
+CITATION_PRECISION = _metric("citation_precision", cites_right, _cites)
 """Of the answers that cite, the share that cites the chunk with the answer and no other."""
-CITATION_RECALL = _metric("citation_recall", _cites_right, answerable)
+CITATION_RECALL = _metric("citation_recall", cites_right, answerable)
 """Of the rows with an answer in their context, the share whose source, and no other, is cited."""
 COVERAGE = _metric("coverage", covered, answerable)
 """Of these rows, the share whose text holds the short answer word for word."""

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from lib.answers import intervals
-from lib.answers.citing import REFUSAL, covered, said
+from lib.answers.citing import REFUSAL, cites, cites_right, covered, said
 from lib.answers.intervals import MIN_GROUPS, Groups, of_value
 from lib.base.contents import Value
 from lib.recipe import Example, Prediction
@@ -121,16 +121,12 @@ class Pair(NamedTuple):
 Of = Callable[[Pair], bool]
 
 
-def _cites_right(row: Prediction) -> bool:
-    return said(row["answer"]).cited == [row.get("source")]
-
-
 def _refuses(row: Prediction) -> bool:
     return said(row["answer"]).refused
 
 
 def _cites_first(row: Prediction) -> bool:
-    return said(row["answer"]).cited == row["sources"][:1]
+    return bool(row["sources"]) and cites(row, row["sources"][0])
 
 
 def _holds_old(pair: Pair) -> bool:
@@ -166,15 +162,15 @@ KINDS = {
     "chunk moved": Change(
         _moved,
         "it still cites it",
-        lambda pair: _cites_right(pair.old),
-        lambda pair: _cites_right(pair.new),
+        lambda pair: cites_right(pair.old),
+        lambda pair: cites_right(pair.new),
         "ITS CITATION DOES NOT FOLLOW A CHUNK THAT IS MOVED: IT CITES A PLACE",
     ),
     "source renamed": Change(
         _renamed,
         "it cites the new name",
-        lambda pair: _cites_right(pair.old),
-        lambda pair: _cites_right(pair.new),
+        lambda pair: cites_right(pair.old),
+        lambda pair: cites_right(pair.new),
         "IT DOES NOT CITE A SOURCE BY ITS NEW NAME: IT HAS NAMES BY HEART",
     ),
     "answer edited": Change(

@@ -49,6 +49,11 @@ def described(chunk: Chunk) -> str:
     return f"{cite(about, chunk.source).strip()}: {chunk.text}"
 
 
+def text_of(described: str, source: str) -> str:
+    """The text of a chunk that was described."""
+    return described.partition(f"{cite('', source)}: ".lstrip())[2]
+
+
 def chunks_of(value: object) -> list[Chunk]:
     """A row's list of texts, or of objects with `text` and perhaps source, module, title, ects; a chunk
     without a source is called by its number. Raises ValueError."""

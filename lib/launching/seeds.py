@@ -44,11 +44,13 @@ def train(config: Config, once: Callable[..., int]) -> int:
 
 
 def summarize(runs: dict[int, RunFolder]) -> Spreads:
-    """split -> score -> values by seed, mean, and standard deviation (of a sample: n - 1)."""
+    """split -> score that all have -> values by seed, mean, and standard deviation (of a sample: n - 1)."""
     scores = {seed: read_json(run.path / "scores.json")["splits"] for seed, run in runs.items()}
     spreads: Spreads = {}
     for split, summary in next(iter(scores.values())).items():
         for name in summary["scores"]:
+            if any(name not in splits[split]["scores"] for splits in scores.values()):
+                continue
             values = {seed: splits[split]["scores"][name]["value"] for seed, splits in scores.items()}
             mean, spread = statistics.mean(values.values()), statistics.stdev(values.values())
             spreads.setdefault(split, {})[name] = Spread(seeds=values, mean=mean, spread=spread)

@@ -15,7 +15,7 @@ from lib.answers import citing, text_metrics
 from lib.answers.citing import REFUSAL, cite
 from lib.answers.text_metrics import sentences
 from lib.config import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig, RagConfig, TaskConfig
-from lib.data.chunks import Chunk, Paragraph, chunks_of, contexts, described, share_of
+from lib.data.chunks import Chunk, Paragraph, chunks_of, contexts, described, share_of, text_of
 from lib.recipe import Example, Recipe, Row, as_word, sample_words
 
 CONFIG = Config(
@@ -161,7 +161,9 @@ def _with_chunks(row: Example, whole: list[Chunk], without: list[Chunk], task: R
 
 def first_sentence(example: Example) -> str:
     """The first sentence of the first chunk, and that as the source."""
-    first = example["fields"]["chunks"][0].partition(": ")[2]
+    if not example["sources"]:
+        return ""
+    first = text_of(example["fields"]["chunks"][0], example["sources"][0])
     return cite((sentences(first) or [first])[0], example["sources"][0])
 
 

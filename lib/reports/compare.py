@@ -167,7 +167,12 @@ def _pair(first: Side, other: Side, ids: list[str]) -> Pair:
     groups = Groups.of(one if "group" in one[0] else two)
     by_seed = [side.by_seed(recipe, ids) for side in (first, other)]
     before, after = (
-        {name: intervals.of_all_seeds([values[name] for values in each]) for name in each[0]}
+        # one seed alone may lack a score: of answers that cite, where it cites nowhere
+        {
+            name: intervals.of_all_seeds([values[name] for values in each])
+            for name in each[0]
+            if all(name in values for values in each)
+        }
         for each in by_seed
     )
     scores = [intervals.score(values, groups, recipe.metrics) for values in (before, after)]
