@@ -117,8 +117,11 @@ def test_every_row_stands_once_in_the_matrix() -> None:
     found = matrix(ROWS)
     assert list(found["answerable"].values()) == [1, 1, 1, 1]
     assert found["not answerable"] == {
-        "cites the right source": 0, "cites another": 1, "cites none": 1, "refuses": 1,
-    }  # fmt: skip
+        "cites the right source": 0,
+        "cites another": 1,
+        "cites none": 1,
+        "refuses": 1,
+    }
     assert sum(sum(counts.values()) for counts in found.values()) == len(ROWS)
 
 
@@ -183,9 +186,12 @@ def examples_of(rows: list[Prediction]) -> list[Example]:
     found = []
     for one in rows:
         example = Example(
-            id=one["id"], group=one["group"], target=one["target"], sources=["b", "a"],
+            id=one["id"],
+            group=one["group"],
+            target=one["target"],
+            sources=["b", "a"],
             fields={"chunks": ["[b] x: Das ist rot. Und alt.", "[a] y: Das ist blau."], "question": ["Was?"]},
-        )  # fmt: skip
+        )
         if "source" in one:
             example |= {"gold": 1, "short": one["short"]}  # type: ignore[typeddict-item]
         found.append(example)

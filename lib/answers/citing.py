@@ -39,12 +39,16 @@ class Said:
 def said(answer: str) -> Said:
     rest = words(CITATION.sub(" ", answer))
     refused = _within(words(REFUSAL), rest)
-    cited = [] if refused else list(map(_named, CITATION.findall(answer)))
+    cited = [] if refused else list(map(named, CITATION.findall(answer)))
     return Said(rest, [source for source in dict.fromkeys(cited) if source], refused)
 
 
-def _named(source: str) -> str:
-    """As it is compared: white space and the form of its umlauts make no other source of it."""
+def uncited(answer: str) -> str:
+    return " ".join(CITATION.sub(" ", answer).split())
+
+
+def named(source: str) -> str:
+    """As sources are compared: white space and the form of its umlauts make no other source of it."""
     return " ".join(unicodedata.normalize("NFC", source).split())
 
 
@@ -73,7 +77,7 @@ def _cites(row: Prediction) -> bool:
 
 def cites(row: Prediction, source: str) -> bool:
     """This source and no other."""
-    return said(row["answer"]).cited == [_named(source)]
+    return said(row["answer"]).cited == [named(source)]
 
 
 def cites_right(row: Prediction) -> bool:

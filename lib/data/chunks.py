@@ -8,12 +8,17 @@ of one paragraph have one and the same context.
 import hashlib
 import random
 import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from lib.answers.citing import cite
+from lib.answers.citing import cite, named
+from lib.answers.text_metrics import words
+from lib.recipe import as_word
 
+# the first line of a paragraph, where that can only be its document's name
+TITLE = re.compile(r"([^\n]{1,100}[^\s.!?:;,])[^\S\n]*\n[^\S\n]*\n")
 TITLE_WORDS = 4  # of a paragraph that names no document
 MODULES = 900  # made-up codes: DS100 ..
 
@@ -60,9 +65,11 @@ def chunks_of(value: object) -> list[Chunk]:
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(f"chunks is {value!r:.80}, expected a list of texts or of objects with a text")
     chunks = [_chunk(number, one) for number, one in enumerate(value, 1)]
-    sources = [chunk.source for chunk in chunks]
-    if doubled := next((source for source in sources if sources.count(source) > 1), None):
-        raise ValueError(f"two chunks have the source {doubled!r}; an answer could not tell which it names")
+    ((source, count),) = Counter(chunk.source for chunk in chunks).most_common(1)
+    if count > 1:
+        raise ValueError(
+            f"{count} chunks have the source {source!r}; an answer could not tell which it names"
+        )
     return chunks
 
 
@@ -72,7 +79,7 @@ def _chunk(number: int, value: object) -> Chunk:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"the text of chunk {number} is {text!r:.80}, expected text")
     names = ("source", "module", "title", "ects")
-    rest = {name: str(known[name]).strip() for name in names if known.get(name)}
+    rest = {name: word for name in names if (word := named(as_word(known.get(name)) or ""))}
     rest.setdefault("source", str(number))
     if set("[]()") & set(rest["source"]):
         raise ValueError(f"the source of chunk {number} is {rest['source']!r}; it must not hold brackets")
@@ -84,27 +91,53 @@ def share_of(word: str) -> float:
     return int.from_bytes(hashlib.sha256(word.encode("utf-8", "replace")).digest()[:8], "big") / 2**64
 
 
+def title_of(paragraph: str) -> str | None:
+    """Of a paragraph that begins with its document's name and an empty line."""
+    found = TITLE.match(paragraph)
+    return found[1] if found else None
+
+
 def contexts(paragraphs: Sequence[Paragraph], size: int) -> dict[str, tuple[list[Chunk], list[Chunk]]]:
     """Text of each paragraph -> (its context, the same with another paragraph in its place), `size` chunks or
     as many as there are. None of the others holds, word for word, what a question takes from it."""
-    plain = {paragraph.text: f" {_plain(paragraph.text)} " for paragraph in paragraphs}
-    return {paragraph.text: _context(paragraph, paragraphs, plain, size) for paragraph in paragraphs}
+    plain = {paragraph.text: _plain(paragraph.text) for paragraph in paragraphs}
+    by_document: dict[str | None, list[Paragraph]] = {}
+    for paragraph in paragraphs:
+        by_document.setdefault(paragraph.document, []).append(paragraph)
+    by_document.pop(None, None)
+    made = {}
+    for own in paragraphs:
+        draw = random.Random(f"context of {own.text}".encode("utf-8", "replace"))
+        # those of its document before all others
+        drawn = chain(_drawn(by_document.get(own.document, []), draw), _drawn(paragraphs, draw))
+        made[own.text] = _context(own, _others(own, drawn, plain, size), size, draw)
+    return made
+
+
+def _others(
+    own: Paragraph, drawn: Iterator[Paragraph], plain: Mapping[str, str], size: int
+) -> list[Paragraph]:
+    """The first `size` of those drawn that do not hold what is asked of `own`."""
+    answers = [answer for answer in map(_plain, own.answers) if answer.strip()]
+    others: dict[str, Paragraph] = {}
+    while len(others) < size and (other := next(drawn, None)) is not None:
+        if other.text != own.text and not any(answer in plain[other.text] for answer in answers):
+            others[other.text] = other
+    return list(others.values())
+
+
+def _drawn(paragraphs: Sequence[Paragraph], draw: random.Random) -> Iterator[Paragraph]:
+    """All of them, one by one, in an order that is drawn on the way (Fisher & Yates 1938): few are wanted."""
+    moved: dict[int, int] = {}
+    for last in range(len(paragraphs) - 1, -1, -1):
+        place = draw.randint(0, last)
+        yield paragraphs[moved.get(place, place)]
+        moved[place] = moved.pop(last, last)
 
 
 def _context(
-    own: Paragraph, paragraphs: Sequence[Paragraph], plain: Mapping[str, str], size: int
+    own: Paragraph, others: list[Paragraph], size: int, draw: random.Random
 ) -> tuple[list[Chunk], list[Chunk]]:
-    draw = random.Random(f"context of {own.text}")
-    answers = [f" {_plain(answer)} " for answer in own.answers if _plain(answer)]
-    # a draw, and within it first those of the same document
-    drawn = draw.sample(list(paragraphs), len(paragraphs))
-    drawn.sort(key=lambda other: own.document is None or other.document != own.document)
-    others: list[Paragraph] = []
-    for other in drawn:
-        if other.text != own.text and not any(answer in plain[other.text] for answer in answers):
-            others.append(other)
-        if len(others) == size:
-            break
     beside, instead = others[: size - 1], others[size - 1 :]  # fewer where there are no more paragraphs
     place = draw.randrange(len(beside) + 1)
     return _made([*beside[:place], own, *beside[place:]]), _made([*beside[:place], *instead, *beside[place:]])
@@ -113,17 +146,17 @@ def _context(
 def _made(paragraphs: Sequence[Paragraph]) -> list[Chunk]:
     """Chunks with what follows from each paragraph: a module, a number of points, a source that no other of
     them has."""
-    chunks: list[Chunk] = []
+    chunks: dict[int, Chunk] = {}
     for paragraph in paragraphs:
-        number = int(share_of(paragraph.text) * MODULES)
-        while any(chunk.source == f"quelle-{100 + number}" for chunk in chunks):
-            number = (number + 1) % MODULES
+        number = 100 + int(share_of(paragraph.text) * MODULES)
+        while number in chunks:
+            number += 1
         title = paragraph.document or " ".join(paragraph.text.split()[:TITLE_WORDS])
-        module, ects = f"DS{100 + number}", str(2 + number % 5)
-        chunks.append(Chunk(paragraph.text, f"quelle-{100 + number}", module, title.strip("=: "), ects))
-    return chunks
+        known = (f"quelle-{number}", f"DS{number}", title.strip("=: "), str(2 + number % 5))
+        chunks[number] = Chunk(paragraph.text, *known)
+    return list(chunks.values())
 
 
 def _plain(text: str) -> str:
-    """Lower-case words with one blank between."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFC", text).lower()))
+    """Its words with one blank around each."""
+    return f" {' '.join(words(text))} "

@@ -9,13 +9,15 @@ billion parameters.
     torchrun --nproc_per_node=4 scripts/train.py german_rag --model meta-llama/Llama-2-13b-hf  # not measured
 """
 
+import json
 import random
+from contextlib import suppress
 
 from lib.answers import citing, text_metrics
-from lib.answers.citing import REFUSAL, cite
+from lib.answers.citing import REFUSAL, cite, named, said, uncited
 from lib.answers.text_metrics import sentences
 from lib.config import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig, RagConfig, TaskConfig
-from lib.data.chunks import Chunk, Paragraph, chunks_of, contexts, described, share_of, text_of
+from lib.data.chunks import Chunk, Paragraph, chunks_of, contexts, described, share_of, text_of, title_of
 from lib.recipe import Example, Recipe, Row, as_word, sample_words
 
 CONFIG = Config(
@@ -81,7 +83,7 @@ def to_example(row: Row) -> Example:
     else:
         paragraph = _text("context", row["context"])
         example = Example(group=paragraph, fields={"chunks": [paragraph]})
-        if (title := as_word(row.get("title"))) is not None:
+        if (title := as_word(row.get("title")) or title_of(paragraph)) is not None:
             example["fields"]["title"] = [title]
         if row.get("answers") is not None:
             example["short"] = _answers(row["answers"])
@@ -100,18 +102,39 @@ def _from_chunks(row: Row) -> Example:
         fields={"chunks": list(map(described, chunks))},
     )
     example["sources"] = sources
-    source, answer = as_word(row.get("source")), row.get("answer")
-    if source is not None and source not in sources:
-        raise ValueError(f"the source is {source!r}, none of the chunks' ({', '.join(sources)})")
-    if source is not None:
+    source, answer = named(as_word(row.get("source")) or ""), _answer(row.get("answer"))
+    if source and source not in sources:
+        raise ValueError(f"the source is {source!r}, none of the chunks' ({', '.join(sources):.200})")
+    if source:
         example["gold"] = sources.index(source)
-        if answer is None:
-            return example
-        example["short"] = [_text("answer", answer)]
-        example["target"] = cite(_text("answer", answer), source)
+    if answer is not None and source:
+        example["short"] = [uncited(_text("answer", answer))]
+        example["target"] = _cited(answer, source)
     elif answer is not None:
-        example["target"] = str(answer).strip() or REFUSAL
+        if answer and not said(answer).refused:
+            raise ValueError(
+                f"answer is {answer!r:.80} without a source; name one of the chunks' "
+                f"({', '.join(sources):.200}), or leave it empty where they do not hold it"
+            )
+        example["target"] = answer or REFUSAL
     return example
+
+
+def _answer(value: object) -> str | None:
+    """None where it is not known; empty where there is none."""
+    value = as_word(value) if isinstance(value, int | float) else value
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"answer is {value!r:.80}, expected text")
+    return None if value is None else value.strip()
+
+
+def _cited(answer: str, source: str) -> str:
+    """An answer with its source, which it may name itself."""
+    found = said(answer)
+    if found.refused or found.cited not in ([], [source]):
+        does = "refuses" if found.refused else f"cites {', '.join(found.cited)}"
+        raise ValueError(f"answer is {answer!r:.80}, which {does}, yet the source is {source!r}")
+    return answer if found.cited else cite(answer, source)
 
 
 def _text(name: str, value: object) -> str:
@@ -121,11 +144,18 @@ def _text(name: str, value: object) -> str:
 
 
 def _answers(value: object) -> list[str]:
-    texts = value.get("text") if isinstance(value, dict) else value
-    texts = [texts] if isinstance(texts, str) else texts
+    texts = value
+    if isinstance(texts, str) and texts.lstrip().startswith("{"):  # as a csv holds it
+        with suppress(ValueError, RecursionError):
+            texts = json.loads(texts)
+    texts = texts.get("text") if isinstance(texts, dict) else texts
+    texts = [texts] if isinstance(texts, str) and not texts.lstrip().startswith("{") else texts
     if not isinstance(texts, list | tuple) or not texts:
         raise ValueError(f'answers is {value!r:.80}, expected {{"text": [...]}} with one text or more')
-    return [_text("an answer", text) for text in texts]
+    found = [_text("an answer", text) for text in texts]
+    if odd := next((text for text in found if said(text).cited or said(text).refused), None):
+        raise ValueError(f"an answer is {odd!r:.80}, which cites or refuses; expected what the context says")
+    return found
 
 
 def finish(examples: list[Example], task: TaskConfig) -> list[Example]:
@@ -154,7 +184,7 @@ def _with_chunks(row: Example, whole: list[Chunk], without: list[Chunk], task: R
         finished["target"] = REFUSAL
     elif "short" in row:
         finished["gold"] = next(place for place, chunk in enumerate(chunks) if chunk.text == own)
-        answer = row["short"][0].rstrip(".")
+        answer = row["short"][0].rstrip(".") or row["short"][0]
         finished["target"] = cite(WORDS["answer"].format(answer=answer), chunks[finished["gold"]].source)
     return finished
 
