@@ -129,6 +129,8 @@ def _text_problems(config: Config) -> list[str]:
             problems.append(f"--chunks is {task.chunks}; it must be above 0")
         if not 0 <= task.unanswerable <= 1:
             problems.append(f"--unanswerable is {task.unanswerable}; it must be from 0 to 1")
+        if task.letters_only:
+            problems.append("--letters-only takes the brackets from sources, so none is cited; leave it out")
     return problems
 
 

@@ -502,6 +502,12 @@ def test_cut_passages_are_counted_on_real_questions(tmp_path: Path) -> None:
     assert counts["prompts cut"] == 16 and 0 < counts["gold passages cut"] <= 8
 
 
+@pytest.mark.parametrize("flags", [["--chunks", "0"], ["--unanswerable", "1.5"], ["--letters-only"]])
+def test_what_no_context_can_be_made_of_is_refused(flags: list[str]) -> None:
+    with pytest.raises(ValueError, match=flags[0]):
+        parse(RAG.config, flags, "test")
+
+
 def test_a_chunk_says_what_is_known_of_it_in_one_line() -> None:
     assert described(Chunk("t", "s", "m", "n", "6")) == "n, m, 6 ECTS (Quelle: s): t"
     assert described(Chunk("t", "s")) == "(Quelle: s): t" and text_of("(Quelle: s): t: u", "s") == "t: u"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from lib.data import text
 from lib.data.text import Tokens
@@ -151,11 +152,13 @@ class PromptReader:
         return alone
 
     def _ended(self, completion: Tokens, end: list[int]) -> Tokens:
-        """With one end token, the last one. A chat template writes its own, and perhaps blanks behind it."""
-        if self.chat:
-            places = np.flatnonzero(np.isin(completion, self.tokenizer.all_special_ids))
-            if len(places):
-                return completion[: places[0] + 1]
+        """With one end token, the last one. A chat template writes its own, and perhaps blanks behind it; it
+        may write other signs of its own before the words."""
+        if self.chat and len(completion):
+            signs = np.isin(completion, text.ends_of(self.tokenizer))
+            words = int(signs.argmin())  # the first that is no sign
+            if signs[words:].any():
+                return completion[: words + int(signs[words:].argmax()) + 1]
         return np.concatenate([completion, end])
 
     def _pieces(self, fields: Fields) -> list[str]:
@@ -200,14 +203,17 @@ def letters_only(words: str) -> str:
 
 def chat_texts(tokenizer: Any, words: str, completion: str | None) -> tuple[str, str]:
     """The user's turn with what asks for an answer, and both turns. Raises ValueError when the template does
-    not write the one as the beginning of the other."""
+    not write the one as the beginning of the other, or cannot be filled."""
     turn = {"role": "user", "content": _harmless(tokenizer, words)}
+    answer = {"role": "assistant", "content": _harmless(tokenizer, (completion or "").strip())}
     render = tokenizer.apply_chat_template
-    before: str = render([turn], tokenize=False, add_generation_prompt=True)
+    try:
+        before: str = render([turn], tokenize=False, add_generation_prompt=True)
+        after: str = before if completion is None else render([turn, answer], tokenize=False)
+    except TemplateError as error:
+        raise ValueError(f"the model's chat template refuses a row: {error}; leave --chat out") from error
     if completion is None:
         return before, before
-    answer = {"role": "assistant", "content": _harmless(tokenizer, completion.strip())}
-    after: str = render([turn, answer], tokenize=False)
     if not after.startswith(before) or len(after) == len(before):
         parts = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(after))
         raise ValueError(
@@ -220,7 +226,6 @@ def chat_texts(tokenizer: Any, words: str, completion: str | None) -> tuple[str,
 
 def _harmless(tokenizer: Any, words: str) -> str:
     """A row's words in which nothing is read as one of the template's own signs."""
-    for sign in tokenizer.all_special_tokens:
-        if sign in words:
-            words = words.replace(sign, f"{sign[0]} {sign[1:]}")
+    for sign in sorted(text.signs_of(tokenizer), key=len, reverse=True):  # one may stand in another
+        words = words.replace(sign, f"{sign[0]} {sign[1:]}" if len(sign) > 1 else " ")
     return words

@@ -61,6 +61,22 @@ def end_of(tokenizer: Any) -> int:
     return specials_of(tokenizer).separator[0] if end is None else end
 
 
+def signs_of(tokenizer: Any) -> dict[str, int]:
+    """The tokens that stand for no text: those with a name (start, end ...), and others that the tokenizer's
+    file calls special (of the turns of a chat, say)."""
+    added = tokenizer.added_tokens_decoder.items()
+    signs = {token.content: number for number, token in added if token.special}
+    return signs | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+
+
+def ends_of(tokenizer: Any) -> list[int]:
+    """The tokens that may end what a chat model writes: any sign. What is unknown is text, unless one token
+    is both (pythia's)."""
+    end = end_of(tokenizer)
+    signs = set(signs_of(tokenizer).values()) - {tokenizer.unk_token_id}
+    return sorted(signs | {end})
+
+
 def fingerprint(tokenizer: Any) -> str:
     """sha256 of everything the tokenizer does."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
@@ -85,7 +101,7 @@ def _tokenize(
     sequences: list[Tokens] = []
     for first in range(0, len(texts), CHUNK):
         between()
-        chunk = [text.encode("utf-8", "replace").decode("utf-8") for text in texts[first : first + CHUNK]]
+        chunk = [_encodable(text) for text in texts[first : first + CHUNK]]
         encodings = tokenizer.backend_tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
         for encoding in encodings:
             ids = np.asarray(encoding.ids, dtype=np.int32)
@@ -93,6 +109,11 @@ def _tokenize(
                 ids[np.isin(ids, forbidden)] = unknown
             sequences.append(ids)
     return sequences
+
+
+def _encodable(text: str) -> str:
+    """The same, as long, with a question mark for half a character (JSON can hold one)."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def join_turns(turns: list[Tokens], separator: list[int]) -> Tokens:
@@ -110,13 +131,13 @@ def beginning(context: Tokens, room: int) -> Tokens:
 
 def beginning_of(tokenizer: Any, words: str, keep: int) -> str:
     """The words of the first `keep` tokens."""
-    size = len(tokenizer.backend_tokenizer.encode(words, add_special_tokens=False).ids)
+    size = len(tokenizer.backend_tokenizer.encode(_encodable(words), add_special_tokens=False).ids)
     return shortened(tokenizer, words, size - keep)[0]
 
 
 def shortened(tokenizer: Any, words: str, excess: int) -> tuple[str, int]:
     """The words without their last `excess` tokens, and how many tokens these are."""
-    offsets = tokenizer.backend_tokenizer.encode(words, add_special_tokens=False).offsets
+    offsets = tokenizer.backend_tokenizer.encode(_encodable(words), add_special_tokens=False).offsets
     keep = max(0, len(offsets) - max(0, excess))
     if keep == len(offsets):
         return words, 0

@@ -219,12 +219,13 @@ class Complete(ModelTask):
         ]
 
     def write(self, model: nn.Module, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
-        options, end = self.options, text.end_of(self.tokenizer)
-        signs = (
-            self.tokenizer.all_special_ids if options.chat else []
-        )  # a chat template ends texts its own way
-        ends = tuple({end, *signs} - {self.specials.pad} | {end})
-        how = How(options.max_new_tokens, ends, self.specials.pad, options.temperature, options.top_p)
+        options, pad = self.options, self.specials.pad
+        end = text.end_of(self.tokenizer)
+        # a chat template ends texts its own way
+        ends = [end] + [
+            sign for sign in text.ends_of(self.tokenizer) if options.chat and sign not in (end, pad)
+        ]
+        how = How(options.max_new_tokens, tuple(ends), pad, options.temperature, options.top_p)
         prompts = [rows.sequences_of(row)[0] for row in indices]
         seeds = [zlib.crc32(f"{self.config.optim.seed} {rows.ids[row]}".encode()) for row in indices]
         assert isinstance(model, LanguageModel)
