@@ -19,6 +19,7 @@ from lib.command_line import parse
 from lib.config import DataConfig, RagConfig
 from lib.corpus.corpus import OTHER, Corpus
 from lib.data.chunks import Chunk, Paragraph, contexts, described, text_of, title_of
+from lib.data.chunks import _drawn as drawn_lazily
 from lib.data.chunks import _made as chunks_with_sources
 from lib.recipe import Example, Row
 from lib.recipes import german_rag
@@ -102,6 +103,8 @@ def test_which_rows_cannot_be_answered_follows_from_their_ids_alone() -> None:
     shuffled = random.Random(0).sample(real(), 300)
     again = {example["id"] for example in finished(shuffled) if "gold" not in example}
     assert again == refused & {row["id"] for row in shuffled}
+    elsewhere = finished([row | {"context": f"Oben. {row['context']}"} for row in real()])
+    assert {example["id"] for example in elsewhere if "gold" not in example} == refused
     more = {example["id"] for example in finished(real(), unanswerable=0.5) if "gold" not in example}
     assert refused < more, "a larger share keeps those of a smaller one"
     for share, size in ((0, 0), (1, 755)):
@@ -195,7 +198,13 @@ def test_paragraphs_of_the_same_document_come_first() -> None:
     assert {chunk.title for chunk in contexts(many, 12)["Absatz 7."][0]} > {"Heft 7"}
 
 
+def test_contexts_follow_from_the_rows() -> None:
+    assert finished(paragraphs(30)) == finished(paragraphs(30))
+
+
 def test_others_are_drawn_from_all_paragraphs_alike() -> None:
+    order = list(drawn_lazily([Paragraph(str(n)) for n in range(500)], random.Random(0)))
+    assert sorted(int(paragraph.text) for paragraph in order) == [*range(500)], "each once"
     many = [Paragraph(f"Absatz {n}.") for n in range(40)]
     drawn = Counter(chunk.text for whole, _ in contexts(many, 11).values() for chunk in whole)
     # each stands in its own context and among the 10 of 39 others of each of 39: about 1 + 10

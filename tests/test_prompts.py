@@ -49,6 +49,7 @@ PLAIN = """{% for message in messages %}{{ message.role + ': ' + message.content
 DATED = "{{ 'Turns: ' ~ messages | length ~ '\\n' }}" + CHATML
 OTHERWISE = CHATML.replace("'<|im_start|>assistant\\n'", "'<|im_start|>bot\\n'")
 SILENT = CHATML.replace("messages %}", "messages if message.role == 'user' %}")
+MUTE = SILENT.partition("{% if add_generation_prompt")[0]
 REFUSING = "{{ raise_exception('a system turn is needed') }}"
 
 ADDED = ["<|im_start|>", "<|im_end|>", "<|head|>", "<|/head|>", "<|eot|>", "[INST]"]
@@ -160,6 +161,7 @@ def test_any_answer_is_written_whole(name: str, answer: str) -> None:
         (DATED, r"'Turns: 1\\n<\|im_start\|>user.* becomes 'Turns: 2\\n<\|im_start\|>user.* at character 7;"),
         (OTHERWISE, r"bot\\n' becomes '.*assistant.* at character 44;"),
         (SILENT, r"<\|im_start\|>assistan' becomes 'user\\nWas\?<\|im_end\|>\\n' at character 32;"),
+        (MUTE, r"Was\?<\|im_end\|>\\n' becomes 'user\\nWas\?<\|im_end\|>\\n' at character 32;"),
     ],
 )
 def test_a_template_that_does_not_write_an_answer_behind_its_prompt_is_refused(

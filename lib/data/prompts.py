@@ -181,8 +181,8 @@ class PromptReader:
             text.shortened(self.tokenizer, piece, size - keep)
             for piece, size, keep in zip(pieces, sizes, kept, strict=True)
         ]
-        if not any(lost for _, lost in cut):  # single tokens that text.shortened cannot part
-            return [""] * len(pieces), sizes
+        if all(words == piece for piece, (words, _) in zip(pieces, cut, strict=True)):
+            return [""] * len(pieces), sizes  # single tokens that text.shortened cannot part
         return [words for words, _ in cut], [lost for _, lost in cut]
 
 
