@@ -94,7 +94,8 @@ def test_the_report_shows_texts_side_by_side_and_twins_once_they_were_asked(rag:
     asked = ask(rag, "test", None)
     page = (rag / "report.html").read_text()
     assert "Does it cite because it has read?" in page and asked.found == read_json(rag / "twins.json")
-    assert asked.found["rates"]["chunk removed"]["num_rows"] == asked.found["num_rows"] > 0
+    # a row with one chunk alone has none to spare
+    assert 0 < asked.found["rates"]["chunk removed"]["num_rows"] <= asked.found["num_rows"]
 
 
 def test_twins_of_a_recipe_that_cites_nothing_are_refused(summary: Path) -> None:
