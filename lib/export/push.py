@@ -55,8 +55,9 @@ def send(
             repo_id=repository, folder_path=folder, commit_message=message, repo_type=kind
         )
     except (HfHubHTTPError, HTTPError, OSError) as error:
+        also = "" if kind == "model" else f" --repo-type {kind}"
         raise ValueError(
             f"{folder} is exported but was not sent to {repository}: {first_line(error)}; once that is "
-            f"mended ({HOW}), type: hf upload --repo-type {kind} {repository} {folder} ."
+            f"mended ({HOW}), type: hf upload {repository} {folder} .{also}"
         ) from error
     return "\n".join([f"sent to {where}: {commit.commit_url}", *lines])
