@@ -152,7 +152,7 @@ def _made(paragraphs: Sequence[Paragraph]) -> list[Chunk]:
         while number in chunks:
             number += 1
         title = paragraph.document or " ".join(paragraph.text.split()[:TITLE_WORDS])
-        known = (f"quelle-{number}", f"DS{number}", title.strip("=: "), str(2 + number % 5))
+        known = (f"quelle-{number}", f"DS{number}", title.strip("=:,;. \ufeff"), str(2 + number % 5))
         chunks[number] = Chunk(paragraph.text, *known)
     return list(chunks.values())
 
