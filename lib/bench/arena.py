@@ -27,14 +27,14 @@ SLOW: dict[str, Order] = {
 
 def common(asked: Options, rows: int, *flags: str) -> Order:
     """What an order of this recipe says; one order of a pair, as the others train."""
-    words = ["--data", asked.data, "--batch", "32", "--no-swap", *flags]
+    words = ["--data", asked.source, "--batch", "32", "--no-swap", *flags]
     return {"recipe": "arena", "flags": words, "rows": rows, "validation_rows": 100, "threads": asked.threads}
 
 
 def main(asked: Options) -> None:
     """Print the whole table."""
     heading(asked.threads)
-    order = common(asked, asked.rows)
+    order = common(asked, asked.num_rows)
     slow_arms = SLOW if asked.slow else {}
     if asked.slow:  # as the checkpoint comes; half a batch, because a whole one takes 22 GiB
         dropout = common(asked, 16, "--attention-dropout", "0.1")
@@ -63,7 +63,7 @@ def gradient_norms(asked: Options) -> None:
 def train(asked: Options, *flags: str) -> list[dict[str, Any]]:
     """The metrics of a real run of scripts/train.py over the rows."""
     with tempfile.TemporaryDirectory() as runs:
-        words = ["arena", "--data", asked.data, "--max-rows", str(asked.rows), "--epochs", "1", *flags]
+        words = ["arena", "--data", asked.source, "--max-rows", str(asked.num_rows), "--epochs", "1", *flags]
         command = [sys.executable, str(ROOT / "scripts" / "train.py"), *words, "--runs-dir", runs]
         subprocess.run(command, check=True, capture_output=True)
         (path,) = Path(runs).glob("arena/2*/metrics.jsonl")

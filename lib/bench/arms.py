@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lib.bench import ours, rivals
+from lib.bench import head, ours, rivals, text_rivals, writing
 from lib.bench.setting import prepare
 
 ARMS = {
@@ -18,13 +18,18 @@ ARMS = {
     "all-reduce": ours.all_reduce,
     "trainer": rivals.trainer,
     "plain loop": rivals.plain_loop,
+    "text trainer": text_rivals.train,
+    "losses": text_rivals.losses,
+    "write": writing.write,
+    "generate": writing.generate,
 }
+WITHOUT_ROWS = {"output layer": ours.output_layer, "head": head.measure}
 
 
 def main(order: dict[str, Any]) -> None:
     torch.set_num_threads(order["threads"])
-    if order["arm"] == "output layer":  # needs no rows
-        result = ours.output_layer(order)
+    if order["arm"] in WITHOUT_ROWS:
+        result = WITHOUT_ROWS[order["arm"]](order)
     else:
         result = ARMS[order["arm"]](prepare(order), order)
     print(json.dumps(result | {"load": os.getloadavg()[0]}), flush=True)

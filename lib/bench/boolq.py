@@ -17,10 +17,10 @@ def main(asked: Options) -> None:
     """Print both tables."""
     heading(asked.threads)
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--data", asked.data, "--batch", "16", "--max-length", "512", "--quantize", "none"]
+        words = ["--data", asked.source, "--batch", "16", "--max-length", "512", "--quantize", "none"]
         words += ["--model", small_llama(asked.words_of, Path(folder))]
         lora, whole = [*words, "--lora-rank", "16"], [*words, "--lora-rank", "0"]
-        order: Order = {"recipe": "boolq", "flags": lora, "rows": asked.rows, "validation_rows": 100}
+        order: Order = {"recipe": "boolq", "flags": lora, "rows": asked.num_rows, "validation_rows": 100}
         order |= {"threads": asked.threads}
         arms: dict[str, Order] = {
             "ours, LoRA": {"arm": "ours"},
@@ -28,7 +28,8 @@ def main(asked: Options) -> None:
             "ours, the whole model": {"arm": "ours", "flags": whole},
         }
         print(
-            f"a Llama of hidden 256, 6 layers, {asked.rows} rows of {asked.data}, batch 16, --max-length 512"
+            f"a Llama of hidden 256, 6 layers, {asked.num_rows} rows of {asked.source}, batch 16, "
+            "--max-length 512"
         )
         compare(order, arms, asked.rounds, {})
     output_layer(asked.rounds, asked.threads)

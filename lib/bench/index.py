@@ -39,7 +39,7 @@ def main(asked: Options) -> None:
     """Print everything."""
     torch.set_num_threads(asked.threads)
     heading(asked.threads)
-    texts = texts_of(asked.data, asked.rows)
+    texts = texts_of(asked.source, asked.num_rows)
     embedder, model = Embedder("minilm", "bf16"), encoder()
     arms: dict[str, Embed] = {"ours": lambda some: embedder.embed(some, "passage").vectors}
     tried = {size: clock(lambda size=size: encode(model, texts, size)) for size in (BATCHES[0], *BATCHES)}  # type: ignore[misc]

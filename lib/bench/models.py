@@ -1,17 +1,51 @@
-"""Models to measure with, made on the spot."""
+"""Models to measure with, made on the spot: random weights in a real shape."""
 
 from pathlib import Path
 from typing import Any
 
+SMALL_LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "intermediate_size": 704,
+    "max_position_embeddings": 2048,
+}
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "intermediate_size": 1376,
+    "vocab_size": 32_000,
+    "max_position_embeddings": 2048,
+}
+PYTHIA: dict[str, Any] = {  # pythia-70m
+    "model_type": "gpt_neox",
+    "hidden_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "intermediate_size": 2048,
+    "vocab_size": 50_304,
+    "max_position_embeddings": 2048,
+}
+
+
+def decoder(shape: dict[str, Any], tokenizer: str | None, folder: Path) -> str:
+    """A folder with a random decoder of that shape, for the words of that tokenizer; None: of the toy's,
+    whose ids are bytes."""
+    import transformers
+
+    from lib.models import tiny
+
+    words: Any = transformers.AutoTokenizer.from_pretrained(tokenizer) if tokenizer else tiny.tokenizer()
+    config = transformers.AutoConfig.for_model(**{"vocab_size": len(words)} | shape)
+    transformers.set_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return str(folder)
+
 
 def small_llama(tokenizer: str, folder: Path) -> str:
     """A folder with a random Llama of hidden 256 and 6 layers, for the words of that tokenizer."""
-    import transformers
-
-    words: Any = transformers.AutoTokenizer.from_pretrained(tokenizer)
-    sizes: Any = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8}
-    sizes |= {"intermediate_size": 704, "vocab_size": len(words), "max_position_embeddings": 2048}
-    transformers.set_seed(0)
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained(folder)
-    words.save_pretrained(folder)
-    return str(folder)
+    return decoder(SMALL_LLAMA, tokenizer, folder)

@@ -8,12 +8,14 @@ from lib.command_line import Positional
 
 @dataclass(frozen=True)
 class Options:
-    what: Positional[Literal["arena", "boolq", "science_exam", "index"]]
+    what: Positional[Literal["arena", "boolq", "science_exam", "german_rag", "meta_review", "index"]]
     """What to measure: the training of a recipe, or retrieval (index)."""
-    data: str = "sample"
-    """The rows to train on, as for train.py; for index a file of passages."""
-    rows: int = 256
-    """How many of them each arm takes, once."""
+    data: str | None = None
+    """The rows to train on, as for train.py; for index a file of passages. None: the recipe's sample; for
+    german_rag and meta_review real rows in ../shared/data, where they are."""
+    rows: int | None = None
+    """How many of them each arm takes, once. None: 256; for german_rag and meta_review, where a step takes a
+    minute, 64."""
     rounds: int = 3
     """How often the arms take turns; each round has a seed of its own."""
     threads: int = 2
@@ -21,7 +23,16 @@ class Options:
     slow: bool = False
     """Also the arms that take a minute a step (the Trainer's default, the notes' plain loop)."""
     tokenizer: str | None = None
-    """The small decoder's tokenizer (boolq, science_exam): a folder or hub id."""
+    """The small decoder's tokenizer: a folder or hub id. None: for german_rag and meta_review one in
+    ../shared/data."""
+
+    @property
+    def source(self) -> str:
+        return self.data or "sample"
+
+    @property
+    def num_rows(self) -> int:
+        return self.rows or (64 if self.what in ("german_rag", "meta_review") else 256)
 
     @property
     def words_of(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lib.bench.clock import Clock
+from lib.bench.clock import WARM_UP_STEPS, Clock
 from lib.bench.setting import Setting
 from lib.data.loader import Loader
 from lib.models.language import log_probabilities
@@ -21,11 +21,11 @@ from lib.training.optim import learning_rate
 def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     """The loop's own parts: loader, engine, task."""
     config, task = setting.config, setting.task
-    world = dist.setup(order["threads"]).settled("bf16")
+    world = dist.setup(order["threads"]).settled(config.optim.precision)
     model = place(setting.model(), world.device, world.precision)
     engine, loader = Ddp(model, config.optim, world), Loader(task.costs(setting.train), config.optim)
     engine.start(task.collate(setting.train, (0,)).to(world.device), task.loss, None)
-    clock = Clock()
+    clock = Clock(order.get("warm_up", WARM_UP_STEPS))
     for number in range(1, loader.num_steps + 1):
         step = loader.step(number)
         for piece in step.micro_batches:

@@ -44,30 +44,31 @@ def _collator(layout: Layout, width: int | None) -> Callable[[list[dict[str, Any
     return collate
 
 
-def _arguments(setting: Setting, order: dict[str, Any], folder: str) -> Any:
+def settings(setting: Setting, order: dict[str, Any], folder: str) -> dict[str, Any]:
     """The Trainer's settings for the same experiment."""
-    import transformers
-
     config, rows, best = setting.config, setting.train, order["best"]
-    return transformers.TrainingArguments(
-        output_dir=folder,
-        per_device_train_batch_size=config.optim.batch // order["accumulate"],
-        gradient_accumulation_steps=order["accumulate"],
-        num_train_epochs=1,
-        learning_rate=config.optim.lr,
-        warmup_steps=int(np.ceil(0.1 * np.ceil(len(rows) / config.optim.batch))),
-        weight_decay=config.optim.weight_decay,
-        max_grad_norm=0.0 if order.get("gradient_only") else 1.0,
-        bf16=best,
-        use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="group_by_length" if best else "random",
-        remove_unused_columns=False,
-        seed=config.optim.seed,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+    rows_a_pass = config.optim.batch // order["accumulate"]
+    num_steps = config.optim.max_steps or int(np.ceil(len(rows) / config.optim.batch))
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": rows_a_pass,
+        "gradient_accumulation_steps": order["accumulate"],
+        "num_train_epochs": 1,
+        "max_steps": config.optim.max_steps or -1,
+        "learning_rate": config.optim.lr,
+        "warmup_steps": int(np.ceil(0.1 * num_steps)),
+        "weight_decay": config.optim.weight_decay,
+        "max_grad_norm": 0.0 if order.get("gradient_only") else 1.0,
+        "bf16": best and config.optim.precision == "bf16",
+        "use_cpu": not torch.cuda.is_available(),
+        "train_sampling_strategy": "group_by_length" if best and rows_a_pass > 1 else "random",
+        "remove_unused_columns": False,
+        "seed": config.optim.seed,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
 def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         made = transformers.Trainer(
             model=ForTrainer(model, layout),
-            args=_arguments(setting, order, folder),
+            args=transformers.TrainingArguments(**settings(setting, order, folder)),
             train_dataset=data,
             data_collator=_collator(layout, None if best else config.data.max_length),
             callbacks=[Tick()],

@@ -15,6 +15,7 @@ from lib.bench.clock import WARM_UP_STEPS
 
 ROOT = Path(__file__).resolve().parents[2]
 Order = dict[str, Any]
+Results = dict[str, list[dict[str, Any]]]  # by arm, in the order of the rounds
 BEST: Order = {
     "arm": "trainer",
     "best": True,
@@ -39,38 +40,73 @@ def arm(order: Order, ranks: int = 1) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def heading(threads: int) -> None:
+def heading(threads: int, precision: str = "bf16") -> None:
     """What the figures were measured on."""
     load = os.getloadavg()[0]
     print(
-        f"torch {torch.__version__}, {threads} threads, {os.cpu_count()} cores, load {load:.1f}", flush=True
+        f"torch {torch.__version__}, {threads} threads, {os.cpu_count()} cores ({processor()}), load "
+        f"{load:.1f}, {precision}",
+        flush=True,
     )
 
 
-def compare(common: Order, arms: dict[str, Order], rounds: int, once: dict[str, Order]) -> None:
-    """Rows a second, peak memory and validation loss of each arm, the first one against the others; `once`
-    holds arms that are too slow for rounds. Raises ValueError when the warm-up would take all rows."""
+def processor() -> str:
+    """Its name, and which of the units that matter for bf16 it has."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    units = [unit for unit in ("amx_bf16", "avx512_bf16") if unit in known.get("flags", "").split()]
+    return ", ".join([known.get("model name", "unknown processor"), *units])
+
+
+def race(common: Order, arms: dict[str, Order], rounds: int, once: dict[str, Order]) -> Results:
+    """What the arms answer, round by round; `once` holds arms that are too slow for rounds. Raises ValueError
+    when the warm-up would take all rows."""
     batch = int(common["flags"][common["flags"].index("--batch") + 1])
-    if common["rows"] <= WARM_UP_STEPS * batch:
+    warm_up = common.get("warm_up", WARM_UP_STEPS)
+    if common["rows"] is not None and common["rows"] <= warm_up * batch:
         raise ValueError(
-            f"--rows {common['rows']} is too few: {WARM_UP_STEPS} batches of {batch} warm up; give "
-            f"{(WARM_UP_STEPS + 1) * batch} or more"
+            f"--rows {common['rows']} is too few: {warm_up} batches of {batch} warm up; give "
+            f"{(warm_up + 1) * batch} or more"
         )
-    by_arm: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+    by_arm: Results = {name: [] for name in arms}
     for seed in range(rounds):
         for name, order in arms.items():
             by_arm[name].append(arm(common | {"seed": seed} | order))
-            print(f"  round {seed} {name}: {by_arm[name][-1]}", flush=True)
+            print(f"  round {seed} {name}: {_numbers(by_arm[name][-1])}", flush=True)
     for name, order in once.items():
         by_arm[name] = [arm(common | {"seed": 0} | order)]
-        print(f"  {name}: {by_arm[name][-1]}", flush=True)
-    print(
-        f"\n{'':34}{'rows/s':>9}{'ours is':>10}{'peak GiB':>10}   "
-        f"validation loss after {common['rows']} rows, by seed"
-    )
-    first = by_arm[next(iter(arms))]
+        print(f"  {name}: {_numbers(by_arm[name][-1])}", flush=True)
+    return by_arm
+
+
+def _numbers(answer: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in answer.items() if isinstance(value, int | float)}
+
+
+def compare(common: Order, arms: dict[str, Order], rounds: int, once: dict[str, Order]) -> None:
+    """Rows a second, peak memory and validation loss of each arm, the first one against the others."""
+    table(race(common, arms, rounds, once), f"{common['rows']} rows")
+
+
+def table(by_arm: Results, trained: str) -> None:
+    """Print medians, and the first arm's ratio to each."""
+    print(f"\n{'':34}{'rows/s':>9}{'ours is':>10}{'peak GiB':>10}   validation loss after {trained}, by seed")
     for name, runs in by_arm.items():
-        ratios = [one["rows_per_s"] / other["rows_per_s"] for one, other in zip(first, runs, strict=False)]
         losses = "  ".join(f"{run['loss']:.4f}" for run in runs if "loss" in run)
-        rate, peak = (statistics.median(run[key] for run in runs) for key in ("rows_per_s", "peak_gib"))
-        print(f"{name:34}{rate:9.2f}{statistics.median(ratios):9.2f}x{peak:10.2f}   {losses}")
+        rate = statistics.median(run["rows_per_s"] for run in runs)
+        ratio = faster(by_arm, next(iter(by_arm)), name)
+        print(f"{name:34}{rate:9.2f}{ratio:9.2f}x{peak(by_arm, name):10.2f}   {losses}")
+
+
+def faster(by_arm: Results, name: str, rival: str, rate: str = "rows_per_s") -> float:
+    """How many times as fast an arm is as another: the median of the rounds' ratios."""
+    pairs = zip(by_arm[name], by_arm[rival], strict=False)
+    return statistics.median(one[rate] / other[rate] for one, other in pairs)
+
+
+def peak(by_arm: Results, name: str) -> float:
+    """GiB, the median of the rounds."""
+    return statistics.median(run["peak_gib"] for run in by_arm[name])

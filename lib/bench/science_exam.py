@@ -19,10 +19,10 @@ def main(asked: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         llama = ["--model", small_llama(asked.words_of, Path(folder))]
         for model, flags in (("MiniLM", []), ("Llama of hidden 256, 6 layers", llama)):
-            words = ["--data", asked.data, "--batch", "16", "--max-length", "512", *flags]
+            words = ["--data", asked.source, "--batch", "16", "--max-length", "512", *flags]
             order: Order = {"recipe": "science_exam", "flags": words, "threads": asked.threads}
-            order |= {"rows": asked.rows, "validation_rows": 40}
-            print(f"\n{model}, {asked.rows} rows of {asked.data}, batch 16, --max-length 512")
+            order |= {"rows": asked.num_rows, "validation_rows": 40}
+            print(f"\n{model}, {asked.num_rows} rows of {asked.source}, batch 16, --max-length 512")
             compare(order, {"ours": {"arm": "ours"}} | best, asked.rounds, default if asked.slow else {})
             padding = arm(order | {"arm": "padding", "rows": None, "seed": 0})
             print(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lib import recipe as recipes
-from lib.answers import metrics
+from lib.answers import metrics, text_metrics
 from lib.command_line import parse
 from lib.config import Config
 from lib.corpus.corpus import Corpus
@@ -36,19 +36,26 @@ class Setting:
             freeze_unused(model, [p for name, p in model.named_parameters() if "pooler" not in name])
         return model
 
+    def predictor(self, model: nn.Module) -> Predictor:
+        world = dist.setup(torch.get_num_threads()).settled(self.config.optim.precision)
+        return Predictor(self.task, model, world, 8192)
+
     def validation_loss(self, model: nn.Module) -> float:
-        """Log loss on the validation rows, computed the same way for every arm."""
-        world = dist.setup(torch.get_num_threads()).settled("bf16")
-        return metrics.LOG_LOSS(Predictor(self.task, model, world, 8192).predict(self.validation))
+        """Log loss on the validation rows (of texts: for each token), computed the same way for every arm."""
+        predictions = self.predictor(model).predict(self.validation, texts=())
+        return (text_metrics.LOSS if self.task.writes else metrics.LOG_LOSS)(predictions)
 
 
 def prepare(order: dict[str, Any]) -> Setting:
     """`order` names the recipe, the command line's flags, and how many rows to take."""
     recipe = recipes.load(order["recipe"])
-    flags = [*order["flags"], "--seed", str(order["seed"]), "--precision", "bf16", "--epochs", "1"]
+    precision = order.get("precision", "bf16")
+    flags = [*order["flags"], "--seed", str(order["seed"]), "--precision", precision, "--epochs", "1"]
     config = parse(recipe.config, flags, "bench")
     task = make_task(recipe, config)
-    corpus = Corpus.read(config.data, recipe).complete()
+    corpus = Corpus.read(config.data, recipe)
+    rows = [row for split in corpus.splits.values() for row in split]
+    corpus = corpus.without(task.unusable(rows, lambda: None)).complete().finished(config.task)
     sizes = {"train": order["rows"], "validation": order["validation_rows"]}
     corpus = corpus.with_splits({split: corpus.splits[split][:size] for split, size in sizes.items()})
     encoded = [corpus.encode(split, task) for split in sizes]

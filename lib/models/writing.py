@@ -20,10 +20,11 @@ from lib.data.completions import clusters
 from lib.models.adapters import has_int8, in_float32
 from lib.models.language import Decoder, Encoded, LanguageModel, Seq2Seq
 
-# How near the best two logits may come before a row is written again alone. In batches of 1, 3 and 16 their
-# distance differed by at most 3e-5 in float32 (stories260K, and random Llamas and GPT-NeoXs of hidden size
-# 384; 60 real rows, 12 tokens each; logits up to 19). In bf16 it is 0.38.
-CLOSE = 1e-3
+# How near the best two logits may come before a row is written again alone, as a share of the largest of the
+# row's logits. In batches of 1, 3, 16 and 48 their distance differed by at most 6e-6 of that in float32
+# (stories260K, random Llamas and GPT-NeoXs of hidden size 384 and 512; 48 real rows, 11 tokens each), and by
+# 1.7e-5 (a Llama of 768 and 16 layers with weights five times too large). In bf16 it is 2e-2.
+CLOSE = 1e-4
 COMPACT = 0.75  # the batch is made smaller when no more than so many of its rows still go on
 
 
@@ -50,6 +51,7 @@ class Written:
     """Written a second time, alone."""
 
 
+Layers = list[tuple[Tensor, Tensor]]  # keys and values of every layer, (1, heads, length, size)
 Choose = Callable[
     [Tensor, list[int]], Tensor
 ]  # (rows, words) logits, whose they are -> (rows, words) to compare
@@ -82,18 +84,18 @@ def _write(
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     state: _DecoderState | _Seq2SeqState
     if isinstance(model, Decoder):
-        state = _DecoderState(model, prompts, how.pad, device)
+        state = _DecoderState(model, prompts, how, device)
     else:
         assert isinstance(model, Seq2Seq)
         state = _Seq2SeqState(model, prompts, how.pad, device)
     going, close = list(range(len(prompts))), []
-    for _ in range(how.max_new_tokens):
+    for left in reversed(range(how.max_new_tokens)):
         logits = state.logits()  # (rows that go on, words)
         compared = (
             logits.float() if how.temperature == 0 else _drawn(logits, how, [draws[row] for row in going])
         )
-        best = compared.topk(2, dim=1)
-        near = (best.values[:, 0] - best.values[:, 1] < CLOSE).tolist()
+        best, scale = compared.topk(2, dim=1), logits.float().abs().amax(1) / (how.temperature or 1.0)
+        near = (best.values[:, 0] - best.values[:, 1] < CLOSE * scale).tolist()
         chosen, kept = best.indices[:, 0].tolist(), []
         for line, row in enumerate(going):
             if near[line] and len(prompts) > 1:
@@ -103,7 +105,7 @@ def _write(
             texts[row].ended = chosen[line] in how.ends
             if not texts[row].ended:
                 kept.append(line)
-        if not kept:
+        if not kept or not left:
             break
         going = [going[line] for line in kept]
         state.go_on(kept, [chosen[line] for line in kept])
@@ -127,8 +129,8 @@ def _drawn(logits: Tensor, how: How, draws: list[torch.Generator]) -> Tensor:
 class _DecoderState:
     """Keys and values of some rows, each as long as the longest, padded on the left."""
 
-    def __init__(self, model: Decoder, prompts: Sequence[np.ndarray], pad: int, device: torch.device) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: Decoder, prompts: Sequence[np.ndarray], how: How, device: torch.device) -> None:
+        self.model, self.device, self.pad = model, device, how.pad
         (self.inner,) = model.called()
         shared = clusters(prompts)
         # what is computed once: what a cluster shares; of a row alone all but its last token
@@ -136,10 +138,14 @@ class _DecoderState:
         of_row = {row: number for number, cluster in enumerate(shared) for row in cluster.rows}
         begun = [prompts[cluster.rows[0]][:size] for cluster, size in zip(shared, sizes, strict=True)]
         lengths = [sizes[of_row[row]] for row in range(len(prompts))]
-        self.cache = self._expanded(self._prefilled(begun, pad), [of_row[row] for row in range(len(prompts))])
         rests = [prompt[length:] for prompt, length in zip(prompts, lengths, strict=True)]
         width, most = max(map(len, rests)), max(lengths)
-        ids = np.full((len(rests), width), pad, np.int64)
+        self.cache = _roomy(
+            self._prefilled(begun),
+            [of_row[row] for row in range(len(prompts))],
+            width + how.max_new_tokens - 1,
+        )
+        ids = np.full((len(rests), width), how.pad, np.int64)
         positions, mask = (
             np.zeros((len(rests), width), np.int64),
             np.zeros((len(rests), most + width), np.int64),
@@ -150,20 +156,21 @@ class _DecoderState:
             mask[line, most - length : most] = 1
             mask[line, most + width - len(rest) :] = 1
         self.mask, self.next = self._on_device(mask), self._on_device(positions[:, -1] + 1)
+        self.lines = torch.arange(len(prompts), device=device)  # those that go on
         self.last = self._forward(self._on_device(ids), self._on_device(positions))
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def _prefilled(self, begun: list[np.ndarray], pad: int) -> list[list[tuple[Tensor, Tensor]]]:
+    def _prefilled(self, begun: list[np.ndarray]) -> list[Layers]:
         """For each beginning the keys and values of every layer, (1, heads, length, size)."""
-        found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        found: dict[int, Layers] = {}
         empty = [number for number, ids in enumerate(begun) if not len(ids)]
         some = [number for number, ids in enumerate(begun) if len(ids)]
         groups = split_by_length(np.array([len(begun[number]) for number in some])) if some else []
         for places in groups:
             members = [some[place] for place in places]
-            ids = self._on_device(matrix([begun[number] for number in members], pad))
+            ids = self._on_device(matrix([begun[number] for number in members], self.pad))
             cache = _new_cache()
             self.inner(input_ids=ids, past_key_values=cache, use_cache=True)  # on the right nobody looks
             for line, number in enumerate(members):
@@ -177,23 +184,6 @@ class _DecoderState:
                 [(keys[:, :, :0], values[:, :, :0]) for keys, values in found[some[0]]] if some else []
             )
         return [found[number] for number in range(len(begun))]
-
-    def _expanded(self, begun: list[list[tuple[Tensor, Tensor]]], of_row: list[int]) -> Any:
-        """A cache with a line for each row, padded on the left."""
-        cache = _new_cache()
-        for layer in range(len(begun[0])):
-            for_rows = []
-            for part in range(2):
-                most = max(layers[layer][part].shape[2] for layers in begun)
-                padded = [
-                    torch.nn.functional.pad(
-                        layers[layer][part], (0, 0, most - layers[layer][part].shape[2], 0)
-                    )
-                    for layers in begun
-                ]
-                for_rows.append(torch.cat(padded)[of_row])
-            cache.update(*for_rows, layer)
-        return cache
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         """(rows, hidden) of the last tokens"""
@@ -210,14 +200,17 @@ class _DecoderState:
         return self.model.backbone.get_output_embeddings()(self.last)
 
     def go_on(self, kept: list[int], tokens: list[int]) -> None:
-        """With these lines, and a token behind each."""
-        if len(kept) < len(self.last):
-            lines = torch.tensor(kept, device=self.device)
-            self.cache.batch_select_indices(lines)
-            self.mask, self.next = self.mask[lines], self.next[lines]
+        """With these of the lines that went on, and a token behind each. The others are computed too, until
+        there are so many of them that a copy of the rest costs less."""
+        self.lines = self.lines[torch.tensor(kept, device=self.device)]
+        if len(self.lines) <= COMPACT * len(self.next):
+            self.cache.batch_select_indices(self.lines)
+            self.mask, self.next = self.mask[self.lines], self.next[self.lines]
+            self.lines = torch.arange(len(kept), device=self.device)
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-        ids = torch.tensor(tokens, device=self.device)[:, None]
-        self.last = self._forward(ids, self.next[:, None])
+        ids = torch.full_like(self.next, self.pad)
+        ids[self.lines] = torch.tensor(tokens, device=self.device)
+        self.last = self._forward(ids[:, None], self.next[:, None])[self.lines]
         self.next = self.next + 1
 
 
@@ -266,3 +259,12 @@ def _new_cache() -> Any:
     from transformers import DynamicCache
 
     return DynamicCache()
+
+
+def _roomy(begun: list[Layers], of_row: list[int], room: int) -> Any:
+    """A cache with a line for each row, padded on the left."""
+    if not begun[0]:  # prompts of one token
+        return _new_cache()
+    from lib.models import cache
+
+    return cache.padded_left(begun, of_row, room)

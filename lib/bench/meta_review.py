@@ -1,0 +1,38 @@
+"""What `scripts/bench.py meta_review` measures: the whole of a model in the shape of pythia-70m against the
+Hugging Face Trainer and trl's SFTTrainer; and the output layer alone."""
+
+import tempfile
+from pathlib import Path
+
+from lib.bench import head, texts
+from lib.bench.models import PYTHIA
+from lib.bench.options import Options
+from lib.bench.rounds import Order
+from lib.bench.texts import Goal, Subject, best
+
+SUBJECT = Subject(
+    recipe="meta_review",
+    rows="meta_review/longest_review.train.jsonl",
+    tokenizer="gpt-neox-20b",
+    shape=PYTHIA,
+)
+OURS, TRAINER = "ours", "Trainer, 1 row a pass"
+GOALS = [Goal(OURS, TRAINER, 1.8, 0.5)]
+
+
+def main(asked: Options) -> None:
+    """Print both tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        order = texts.begin(asked, SUBJECT, Path(folder))
+        head.main(asked.rounds, asked.threads, order["precision"])
+        texts.check_losses(order)
+        arms: dict[str, Order] = {
+            OURS: {"arm": "ours"},
+            TRAINER: best("Trainer", 1),
+            "Trainer, 4 rows a pass": best("Trainer", 4),
+            "SFTTrainer, 1 row a pass": best("SFTTrainer", 1),
+        }
+        if asked.slow:
+            arms["Trainer, 16 rows a pass"] = best("Trainer", 16)
+        texts.compare(order, arms, asked.rounds, GOALS)
+        texts.padding(order)
