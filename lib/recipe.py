@@ -65,7 +65,7 @@ class Prediction(TypedDict, total=False):
     num_tokens: int  # these tokens
     num_written: int  # tokens of the answer, its end included
     ended: bool  # by itself; False: it was stopped at the limit
-    again: bool  # written a second time, alone: two tokens had been nearly equally likely
+    again: bool  # some of its tokens were computed again, alone: another had been nearly as likely
     source: str  # which of the sources is right; missing where the context has no answer
     sources: list[str]
     short: list[str]

@@ -246,7 +246,7 @@ def test_a_text_is_the_same_in_any_batch(tmp_path: Path, precision: str, tempera
     assert len({tuple(one) for one in found[1]}) > 3, "texts that are all alike prove nothing"
 
 
-def test_rows_whose_best_two_tokens_come_close_are_written_again_alone(
+def test_tokens_that_another_comes_close_to_are_computed_again_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = make(tiny_model("llama", tmp_path))
@@ -255,7 +255,7 @@ def test_rows_whose_best_two_tokens_come_close_are_written_again_alone(
     how = writing.How(6, (2,), 0)
     with torch.inference_mode():
         plain = writing.write(model, prompts, how, [0] * 4)
-        monkeypatch.setattr(writing, "CLOSE", math.inf)  # every row comes close
+        monkeypatch.setattr(writing, "CLOSE", math.inf)  # all come close
         again = writing.write(model, prompts, how, [0] * 4)
     assert [one.again for one in again] == [True] * 4
     assert [one.ids for one in again] == [one.ids for one in plain]

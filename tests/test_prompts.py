@@ -331,6 +331,26 @@ def test_pieces_give_way_until_the_prompt_fits_and_their_losses_are_counted() ->
     assert lost(row) == [20, 5, 30]
 
 
+def test_questions_of_one_context_read_the_same_of_it_and_lose_none_of_what_fits() -> None:
+    # room 320: what does not give way counts as a multiple of 320 / 32 = 10 tokens. The start, the question
+    # and the line's end are 12 to 20 of them, hence 20; 21 are 30.
+    contexts = {}
+    for size in (10, 14, 18, 19):
+        (row,) = reader(plain(), "{chunks}\n{question}", lambda _: 320).read(
+            [asked("w" * size, "Blau.", "a" * 400)]
+        )
+        contexts[size] = len(row.prompt) - size - 2
+    assert contexts == {10: 300, 14: 300, 18: 300, 19: 290}
+    # one that fits to the last token is whole
+    (row,) = reader(plain(), "{chunks}\n{question}", lambda _: 320).read(
+        [asked("w" * 15, "Blau.", "a" * 303)]
+    )
+    assert len(row.prompt) == 320 and lost(row) == [0]
+    # nothing but what gives way: not a token is lost for a question's sake
+    (row,) = reader(plain(), "Lies:{chunks}", lambda _: 320).read([asked("", "Blau.", "a" * 400)])
+    assert len(row.prompt) == 320
+
+
 def test_what_nothing_can_give_way_for_is_counted() -> None:
     (row,) = reader(plain(), "{chunks}{question}", lambda size: 20 - size).read(
         [asked("W" * 30, "Blau.", "a")]

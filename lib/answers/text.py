@@ -19,7 +19,7 @@ REPEATS = (
 
 class Written(Details, total=False):
     signatures: dict[str, str]  # how the scores were computed
-    num_again: int  # rows that were written twice, for two tokens had been nearly equally likely
+    num_again: int  # rows with tokens that were computed again alone: another had been nearly as likely
     mean_tokens: float  # of a text, its end included
 
 

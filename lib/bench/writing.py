@@ -41,4 +41,4 @@ def generate(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
         one(0)
         began = now()
         texts = [one(row) for row in range(len(rows))]
-    return rates(len(rows), began, now()) | {"texts": texts}
+    return rates(len(rows), began, now()) | {"texts": texts, "max_new_tokens": how["max_new_tokens"]}

@@ -6,6 +6,7 @@ that the text ends. What may give way when both are too long are the pieces of n
 first; the completion never is cut.
 """
 
+import math
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,9 @@ from lib.data import text
 from lib.data.text import Tokens
 
 CHUNK = 128  # rows tokenized at once
+# What never gives way (a question, say) is taken to be a multiple of this share of the room when the rest is
+# shortened: so that questions of one context read the same of it, and it is computed once for them.
+STEP = 1 / 32
 
 Fields = Mapping[str, Sequence[str]]  # name -> pieces of text
 
@@ -101,13 +105,14 @@ class PromptReader:
         while left:
             pairs = self._tokens(list(left.values()), between)
             for (place, one), (prompt, completion) in zip(list(left.items()), pairs, strict=True):
-                excess = len(prompt) - self.room(len(completion))
+                room = self.room(len(completion))
+                excess = len(prompt) - room
                 pieces = self._pieces(one.fields)
                 if excess <= 0 or not any(pieces):
                     found[place] = Read(prompt, completion, lost[place], max(0, excess))
                     del left[place]
                 else:
-                    shorter, cut = self._shortened(pieces, excess)
+                    shorter, cut = self._shortened(pieces, len(prompt), room)
                     lost[place] = [before + now for before, now in zip(lost[place], cut, strict=True)]
                     left[place] = Asked(self._with(one.fields, shorter), one.completion)
         return [found[place] for place in range(len(asked))]
@@ -161,6 +166,9 @@ class PromptReader:
                 return completion[: words + int(signs[words:].argmax()) + 1]
         return np.concatenate([completion, end])
 
+    def _all_gives_way(self) -> bool:
+        return all(name in self.gives_way for _, name in self.template.parts if name)
+
     def _pieces(self, fields: Fields) -> list[str]:
         return [piece for name in self.gives_way for piece in fields.get(name, ())]
 
@@ -172,11 +180,15 @@ class PromptReader:
             if name in fields
         }
 
-    def _shortened(self, pieces: Sequence[str], excess: int) -> tuple[list[str], list[int]]:
-        """The pieces without their ends, `excess` tokens in all: the longest give way first, and those that
-        do keep equally many; and the tokens that each lost."""
+    def _shortened(self, pieces: Sequence[str], length: int, room: int) -> tuple[list[str], list[int]]:
+        """The pieces of a prompt of that length without their ends, so that it fits: the longest give way
+        first, and those that do keep equally many; and the tokens that each lost."""
         sizes = [len(ids) for ids in text.tokenize(self.tokenizer, list(pieces))]
-        kept = level(sizes, max(0, sum(sizes) - excess))
+        rest = length - sum(sizes)
+        if not self._all_gives_way():
+            step = max(1, int(STEP * room))
+            rest = math.ceil(rest / step) * step
+        kept = level(sizes, max(0, room - rest))
         cut = [
             text.shortened(self.tokenizer, piece, size - keep)
             for piece, size, keep in zip(pieces, sizes, kept, strict=True)

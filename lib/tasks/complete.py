@@ -207,16 +207,18 @@ class Complete(ModelTask):
         ]
 
     def writing_batches(self, rows: Rows, which: Sequence[int], token_budget: int) -> list[MicroBatch]:
-        wanted, sizes = set(which), rows.sequence_lengths[rows.row_starts[:-1]] + self.options.max_new_tokens
+        wanted, costs = set(which), self.costs(rows)
+
+        def size(piece: list[int]) -> int:
+            return costs.tokens(np.array(piece, np.int64)) + len(piece) * self.options.max_new_tokens
+
         pieces: list[list[int]] = [[]]
-        for row in self.costs(rows).evaluation_order().tolist():
+        for row in costs.evaluation_order().tolist():
             if row in wanted:
-                if pieces[-1] and sizes[[*pieces[-1], row]].sum() > WRITING * token_budget:
+                if pieces[-1] and size([*pieces[-1], row]) > WRITING * token_budget:
                     pieces.append([])
                 pieces[-1].append(row)
-        return [
-            MicroBatch(number, tuple(piece), float(sizes[piece].sum())) for number, piece in enumerate(pieces)
-        ]
+        return [MicroBatch(number, tuple(piece), float(size(piece))) for number, piece in enumerate(pieces)]
 
     def write(self, model: nn.Module, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
         options, pad = self.options, self.specials.pad
