@@ -90,6 +90,17 @@ def test_a_shared_beginning_leaves_every_prompt_a_token_of_its_own() -> None:
     assert lay(same, pad=0).trees[0].ids.tolist() == [[5, 6, 7, 1, 7, 2]]
 
 
+def test_a_row_that_has_little_in_common_leaves_the_others_what_they_share() -> None:
+    begun = list(range(10, 20))
+    # three share 10 tokens, which saves 20; with the fourth, that has 6 of them, all four would save 18
+    prompts = [ids(*begun, 1), ids(*begun, 2), ids(*begun, 3), ids(*begun[:6], 30, 31)]
+    found = [(cluster.rows, cluster.shared) for cluster in clusters(prompts)]
+    assert found == [([0, 1, 2], 10), ([3], 0)]
+    # beside two of them it is welcome: 12 instead of 10
+    found = [(cluster.rows, cluster.shared) for cluster in clusters([prompts[0], *prompts[2:]])]
+    assert found == [([0, 1, 2], 6)]
+
+
 def test_right_padding_needs_no_mask_and_costs_at_most_a_twentieth() -> None:
     draw = np.random.default_rng(0)
     prompts = [draw.integers(5, 400, size) for size in draw.integers(300, 900, 64)]

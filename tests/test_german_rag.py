@@ -503,6 +503,30 @@ def test_chunks_give_way_and_questions_and_answers_never_do(tmp_path: Path) -> N
     assert counts["gold passages cut"] == 1, "the one whose answer stands in the chunk that was cut"
 
 
+def test_a_row_whose_answer_fits_but_for_its_source_is_rejected(tmp_path: Path) -> None:
+    """The template without chunks has 27 bytes, with a question of 5 and the start 33; an answer of 40 is
+    " Die Antwort lautet: " around it, ". (Quelle: quelle-123)" behind it and the end: 21 + 40 + 22 + 1."""
+    rows = [
+        {
+            "id": name,
+            "question": "Wie ?",
+            "context": f"{name}. Es war {answer}.",
+            "answers": {"text": [answer]},
+        }
+        for name, answer in [("fits", "x" * 38), *((word, "y" * 40) for word in ("too long", "long too"))]
+    ]
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    read = Corpus.read(DataConfig(data=str(write(folder / "train.jsonl", rows))), RAG)
+    words = ["--model", tiny_model("llama", tmp_path), "--init", "random", "--unanswerable", "0"]
+    words += ["--quantize", "none", "--lora-rank", "0", "--max-new-tokens", "12", "--max-length", "115"]
+    config = parse(RAG.config, words, "test")
+    task = make_task(RAG, config)
+    left = read.usable(lambda found: task.unusable(found, lambda: None), config.task)
+    assert [row["id"] for row in left.splits["train"]] == ["fits"]
+    assert sorted(one.reason[:29] for one in left.rejected) == ["its text has 84 tokens and do"] * 2
+
+
 @needs_questions
 def test_cut_passages_are_counted_on_real_questions(tmp_path: Path) -> None:
     rows = [row for row in real_examples() if "gold" in row][:8]

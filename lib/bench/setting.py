@@ -53,9 +53,10 @@ def prepare(order: dict[str, Any]) -> Setting:
     flags = [*order["flags"], "--seed", str(order["seed"]), "--precision", precision, "--epochs", "1"]
     config = parse(recipe.config, flags, "bench")
     task = make_task(recipe, config)
-    corpus = Corpus.read(config.data, recipe)
-    rows = [row for split in corpus.splits.values() for row in split]
-    corpus = corpus.without(task.unusable(rows, lambda: None)).complete().finished(config.task)
+    corpus = Corpus.read(config.data, recipe).usable(
+        lambda rows: task.unusable(rows, lambda: None), config.task
+    )
+    corpus = corpus.complete().finished(config.task)
     sizes = {"train": order["rows"], "validation": order["validation_rows"]}
     corpus = corpus.with_splits({split: corpus.splits[split][:size] for split, size in sizes.items()})
     encoded = [corpus.encode(split, task) for split in sizes]

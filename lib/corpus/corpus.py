@@ -99,6 +99,12 @@ class Corpus:
         }
         return replace(self, splits=rows, rejected=[*self.rejected, *more])
 
+    def usable(self, unusable: Callable[[list[Example]], Mapping[str, str]], task: TaskConfig) -> "Corpus":
+        """The same without the rows that `unusable` gives a reason for. It sees them as they will be
+        finished, where a text has its citation."""
+        rows = [row for split in self.finished(task).splits.values() for row in split]
+        return self.without(unusable(rows))
+
     def finished(self, task: TaskConfig) -> "Corpus":
         """The same, with what the rows of one split take of each other."""
         finish = self.recipe.finish

@@ -17,8 +17,8 @@ from lib.data.loader import QUADRATIC, Costs, equal_bounds
 from lib.data.rows import Rows
 from lib.data.tree import Tree, grow
 
-# A row joins those before it when at least so much of its prompt is theirs: below that the mask, without
-# which the fast kernels work, costs about what is saved.
+# A row joins those before it when at least so much of its prompt is theirs (below that the mask, without
+# which the fast kernels work, costs about what is saved), and when with it more is shared than without it.
 SHARED = 0.5
 
 Pair = tuple[np.ndarray, np.ndarray]  # (prompt, text), token ids
@@ -74,7 +74,9 @@ def clusters(prompts: Sequence[np.ndarray]) -> list[Cluster]:
             last = found[-1]
             alike = min(common(prompts[last.rows[-1]], prompts[row]), len(prompts[row]) - 1)
             alike = min(alike, last.shared or len(prompts[last.rows[0]]) - 1)
-            if alike >= SHARED * len(prompts[row]):
+            saved = len(last.rows) * alike  # with this row; without it:
+            before = (len(last.rows) - 1) * last.shared
+            if alike >= SHARED * len(prompts[row]) and saved > before:
                 found[-1] = Cluster([*last.rows, row], alike)
                 continue
         found.append(Cluster([row], 0))

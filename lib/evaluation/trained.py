@@ -85,9 +85,8 @@ class TrainedRun:
         """The run's own rows, as they were. Raises ValueError (they are gone), CheckError (they changed)."""
         try:
             read = Corpus.read(self.config.data, self.recipe)
-            rows = [row for split in read.splits.values() for row in split]
-            reasons = self.task().unusable(rows, lambda: None)
-            corpus = read.without(reasons).complete().finished(self.config.task)
+            read = read.usable(lambda rows: self.task().unusable(rows, lambda: None), self.config.task)
+            corpus = read.complete().finished(self.config.task)
         except ValueError as error:
             raise ValueError(
                 f"the run's own rows are needed (for baselines, and to see that others are new): {error}; "

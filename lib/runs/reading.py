@@ -81,8 +81,7 @@ class Reader:
         return replace(read, facts=facts)
 
     def _usable(self, corpus: Corpus) -> Corpus:
-        rows = [row for split in corpus.splits.values() for row in split]
-        return corpus.without(self.task.unusable(rows, self.between))
+        return corpus.usable(lambda rows: self.task.unusable(rows, self.between), self.config.task)
 
     def _kept(self, corpus: Corpus, folder: RunFolder) -> tuple[Corpus, list[str]]:
         """With the contexts that were found when the run began, or that are found now and kept."""
