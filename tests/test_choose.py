@@ -17,7 +17,7 @@ from lib.data import rows as encoded_rows
 from lib.data import text
 from lib.data.options import Asked, OptionReader
 from lib.data.tree import PADDING, plant
-from lib.models import backbone, freezing, heads, language
+from lib.models import backbone, freezing, heads, language, placement
 from lib.recipe import Example
 from lib.tasks import choose, families
 from lib.tasks import make as make_task
@@ -122,6 +122,7 @@ def test_scores_and_gradients_equal_one_sequence_per_option(kind: str, tmp_path:
     model = task.build().eval()
     for parameter in model.parameters():  # norms and biases begin at 1 and 0, which hides what they do
         parameter.data += 0.05 * torch.randn_like(parameter)
+    placement.attend(model, torch.device("cpu"), "fp32")
     batch = task.collate(rows, tuple(range(5)))
     shared = model(batch.inputs)
     alone = [torch.stack(by_hand(task, model, rows.sequences_of(row))) for row in range(5)]

@@ -18,7 +18,7 @@ from lib.data import text
 from lib.data.completions import SharedCosts, clusters, lay
 from lib.data.loader import Loader, cut
 from lib.data.rows import Rows
-from lib.models import completers, language, writing
+from lib.models import completers, language, placement, writing
 from lib.recipe import Example
 from lib.tasks import complete, families
 from lib.tasks import make as make_task
@@ -118,6 +118,7 @@ def test_losses_equal_transformers_own_of_each_row_alone(kind: str, tmp_path: Pa
     task.check()
     rows = encoded_rows.pack(task.encode(several()))
     model = shaken(task)
+    placement.attend(model, torch.device("cpu"), "fp32")
     batch = task.collate(rows, tuple(range(len(rows))))
     assert kind in families.SEQ2SEQ or batch.inputs.trees, "rows of one context share it"
     losses = [row["loss"] for row in task.predict(model, batch)]

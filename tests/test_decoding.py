@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.models import completers, decoding
+from lib.models import completers, decoding, tree_attention
 from lib.models.cache import SharedCache
 
 WORDS, STEPS = 60, 8
@@ -82,3 +82,16 @@ def test_the_model_attends_as_before_when_nothing_is_written() -> None:
             raise ZeroDivisionError
     assert SharedCache.active is None and model.backbone.config._attn_implementation == before
     torch.testing.assert_close(inside, plain, rtol=0, atol=1e-6)
+
+
+def test_what_all_of_a_tree_share_needs_no_mask() -> None:
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 12, 8, generator=draw).unbind()
+    # 7 tokens, then two texts of 3 and 2 that do not see each other
+    part = torch.tensor([0] * 7 + [1] * 3 + [2] * 2)
+    mask = (part == 0) | (part[:, None] == part)
+    mask = (mask & torch.ones(12, 12, dtype=torch.bool).tril())[None, None].expand(2, 1, 12, 12).clone()
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2)
+    mask[:, :, :7] = False  # nobody looks there
+    found, _ = tree_attention.attention(torch.nn.Module(), query, key, value, mask, shared_beginning=7)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

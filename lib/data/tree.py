@@ -25,10 +25,14 @@ class Tree:
     positions: Tensor  # (sequences, length) int64
     documents: Tensor  # (sequences, length) int64: 0 .., PADDING
     parts: Tensor  # (sequences, length) int64: 0 prefix, 1 .. continuations
+    begin: int = 0  # so many tokens at least does each sequence's first prefix have
 
     def to(self, device: torch.device) -> "Tree":
-        tensors = (self.ids, self.positions, self.documents, self.parts)
-        return Tree(*(each.to(device, non_blocking=True) for each in tensors))
+        ids, positions, documents, parts = (
+            each.to(device, non_blocking=True)
+            for each in (self.ids, self.positions, self.documents, self.parts)
+        )
+        return Tree(ids, positions, documents, parts, self.begin)
 
     def mask(self) -> Tensor:
         """(sequences, 1, length, length) True where a token (row) may look at a token (column): one before it
@@ -114,7 +118,15 @@ def grow(rows: list[list[np.ndarray]], pad: int) -> Grown:
         parts = matrix([_parts(row) for row in members], 0)
         documents = matrix([np.zeros(sum(map(len, row)), np.int64) for row in members], PADDING)
         offsets[indices] = computed + np.arange(len(indices)) * ids.shape[1]
-        groups.append(Tree(*map(torch.from_numpy, (ids, positions, documents, parts))))
+        groups.append(
+            Tree(
+                torch.from_numpy(ids),
+                torch.from_numpy(positions),
+                torch.from_numpy(documents),
+                torch.from_numpy(parts),
+                begin=min(len(row[0]) for row in members),
+            )
+        )
         computed += ids.size
     return Grown(groups, offsets, int(lengths.sum()), computed)
 

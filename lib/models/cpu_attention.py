@@ -106,6 +106,20 @@ class _Scores:
         return out.copy_(score)
 
 
+def covers(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **words: Any) -> bool:
+    """What is faster here than in torch; `words`: the others of transformers' attention interface."""
+    return (
+        query.device.type == "cpu"
+        and (query.requires_grad or key.requires_grad or value.requires_grad)
+        and query.dtype == key.dtype == value.dtype == torch.bfloat16
+        and query.shape == key.shape == value.shape
+        and words.get("dropout", 0.0) == 0.0
+        and query.shape[2] <= MAX_LENGTH
+        and (attention_mask is None or attention_mask.shape[1] == 1)
+        and not any(words.get(name) is not None for name in ("position_bias", "cache", "softcap", "s_aux"))
+    )
+
+
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -123,17 +137,8 @@ def attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    covered = (
-        (query.requires_grad or key.requires_grad or value.requires_grad)
-        and query.dtype == key.dtype == value.dtype == torch.bfloat16
-        and query.shape == key.shape == value.shape
-        and dropout == 0.0
-        and query.shape[2] <= MAX_LENGTH
-        and not (causal and attention_mask is None)
-        and (attention_mask is None or attention_mask.shape[1] == 1)
-        and not any(kwargs.get(name) is not None for name in ("position_bias", "cache", "softcap", "s_aux"))
-    )
-    if not covered:
+    covered = covers(query, key, value, attention_mask, dropout=dropout, **kwargs)
+    if not covered or (causal and attention_mask is None):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
         )

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lib.data.collate import Grouped, TokenGroup
 from lib.data.tree import Tree
+from lib.models import tree_attention
 from lib.models.adapters import plain
 
 # Logits that exist at once: 2**25 float32 numbers are 128 MiB. More are made in pieces, and once more in the
@@ -64,8 +65,13 @@ class Decoder(LanguageModel):
             # Padding stands on the right, where no token of a causal model looks: no mask is needed, so the
             # fast kernels stay open.
             return inner(input_ids=group.ids).last_hidden_state
-        mask = group.mask()
-        return inner(input_ids=group.ids, position_ids=group.positions, attention_mask=mask).last_hidden_state
+        states = inner(
+            input_ids=group.ids,
+            position_ids=group.positions,
+            attention_mask=group.mask(),
+            **{tree_attention.KEYWORD: group.begin},
+        )
+        return states.last_hidden_state
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lib.data import text
 from lib.data.loader import Costs, MicroBatch
 from lib.data.rows import NO_LABEL as NO_LABEL  # for tasks
 from lib.data.rows import EncodedRow, Rows
-from lib.models import adapters, backbone, cpu_attention, heads, offload
+from lib.models import adapters, backbone, heads, offload, placement
 from lib.models.freezing import freeze
 from lib.process.world import World
 from lib.recipe import Example, Prediction, Recipe
@@ -122,9 +122,8 @@ class ModelTask:
         files = backbone.files(folder / "backbone" if not self.base_stays else self.described)
         added = folder / "adapter" / adapters.WEIGHTS if adapter.lora_rank else None
         offload.run_from_disk(base, files, added, index, world.device)
-        if world.device.type == "cpu" and world.precision == "bf16":
-            cpu_attention.enable(base)
         model = self.assemble(base, [])
+        placement.attend(model, world.device, world.precision)
         heads.load_head(model, folder)
         if hasattr(model, "head"):
             model.head.to(world.device)
