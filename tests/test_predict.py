@@ -28,6 +28,7 @@ from lib.evaluation.predictor import Predictor
 from lib.evaluation.rescore import rescore
 from lib.evaluation.trained import OtherRows
 from lib.models import heads, tiny
+from lib.models.placement import place
 from lib.recipe import Recipe
 from lib.tasks import make as make_task
 from tests.tools import ROOT, SHORT, alone, only_run, save_random, small_decoder, wide_model
@@ -389,6 +390,7 @@ def test_options_are_scored_from_the_disk_to_the_bit(kind: str, tmp_path: Path) 
     rows = encoded_rows.pack(task.encode(examples, lambda: None))  # type: ignore[arg-type]
     batch = task.collate(rows, (0, 1, 2))
     with torch.inference_mode():
-        expected = task.predict(task.build(at).eval(), batch)
+        placed = place(task.build(at).eval(), torch.device("cpu"), "fp32")
+        expected = task.predict(placed, batch)
         model = task.build_on_disk(at, tmp_path / "index", alone()).eval()
         assert task.predict(model, batch) == expected

@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "shared_beginnings"
+MOST_SCORES = 1 << 25  # that exist at once: 128 MiB of float32
 Layers = list[tuple[Tensor, Tensor]]  # keys and values of every layer, (heads, length, head size)
 
 
@@ -63,7 +64,8 @@ class RoomyLayer(DynamicLayer):
 
 
 class SharedCache(Cache):
-    """All layers. What `lines` computes is what a forward pass with this cache inside of `reading` sees."""
+    """All layers. Inside of `reading`, a forward pass with this cache sees each row's beginning and its own
+    tokens."""
 
     active: "SharedCache | None" = None
     """The one that is read now."""
@@ -130,10 +132,11 @@ def attention(
     scores = scores.masked_fill(~attention_mask[:, :, None], -torch.inf).flatten(2, 3)
     sums, out = scores.logsumexp(-1), scores.softmax(-1) @ value
     for beginning in cache.beginnings:
-        lines = torch.tensor(beginning.rows, device=query.device)
         keys, values = beginning.layers[module.layer_idx]  # type: ignore[index]
-        scores = query[lines].transpose(0, 1).flatten(1, 2) @ keys.mT  # (groups, of all rows, length)
-        seen = (scores.softmax(-1) @ values).view(groups, len(lines), -1, size).transpose(0, 1)
-        before = scores.logsumexp(-1).view(groups, len(lines), -1).transpose(0, 1)
-        out[lines] = out[lines].lerp(seen, torch.sigmoid(before - sums[lines])[..., None])
+        at_once = max(1, MOST_SCORES // (heads * length * keys.shape[1]))
+        for lines in torch.tensor(beginning.rows, device=query.device).split(at_once):
+            scores = query[lines].transpose(0, 1).flatten(1, 2) @ keys.mT  # (groups, of all lines, length)
+            seen = (scores.softmax(-1) @ values).view(groups, len(lines), -1, size).transpose(0, 1)
+            before = scores.logsumexp(-1).view(groups, len(lines), -1).transpose(0, 1)
+            out[lines] = out[lines].lerp(seen, torch.sigmoid(before - sums[lines])[..., None])
     return out.view(rows, heads, length, size).transpose(1, 2).contiguous(), None
