@@ -714,3 +714,9 @@ def test_dropout_replaces_every_plain_dropout_and_keeps_its_rate(folder_of: Call
     assert before and list(after) == before
     assert set(after.values()) == {0.25, 0.0}  # 0.0: on attention weights
     assert not any(type(module) is nn.Dropout for module in model.modules())
+
+
+def test_a_model_that_is_placed_in_evaluation_stays_in_it() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).eval()
+    cpu_dropout.enable(model)
+    assert not model[1].training and cpu_dropout.Dropout is type(model[1])
