@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from lib.models import attention_interface
 
 NAME = "shared_beginnings"
 MOST_SCORES = 1 << 25  # that exist at once: 128 MiB of float32
@@ -93,10 +94,8 @@ class SharedCache(Cache):
 @contextmanager
 def installed(model: Any) -> Iterator[None]:
     """Let a model of transformers read such caches; without one it computes what SDPA does."""
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
     before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    attention_interface.use(model, NAME, attention, sdpa_mask)
     try:
         yield
     finally:
@@ -109,24 +108,20 @@ def attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    is_causal: bool | None = None,
-    **kwargs: Any,
+    **words: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention interface. While a cache is read: query (rows, heads, length, head size), key
     and value of the texts' own tokens (rows, heads or fewer, tokens, head size), the mask (rows, 1, length,
     tokens) of these; of what its prompt begins with each token sees all."""
     cache = SharedCache.active
     if cache is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
-        )
-    if odd := [name for name in ("position_bias", "softcap", "s_aux") if kwargs.get(name) is not None]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **words)
+    if odd := [name for name in ("position_bias", "softcap", "s_aux") if words.get(name) is not None]:
         raise RuntimeError(f"attention with {', '.join(odd)} cannot share what prompts begin with")
     assert attention_mask is not None
     rows, heads, length, size = query.shape
     groups = key.shape[1]  # heads of a group share their keys
+    scaling = words.get("scaling")
     query = (query * (size**-0.5 if scaling is None else scaling)).reshape(rows, groups, -1, size)
     scores = (query @ key.mT).view(rows, groups, -1, length, key.shape[2])
     scores = scores.masked_fill(~attention_mask[:, :, None], -torch.inf).flatten(2, 3)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.models import attention_interface
+
 NAME = "blocked_cpu"
 # Scores handled at a time: 2**20 float32 numbers are 4 MiB, the L2 cache of two cores. Smaller blocks pay for
 # the call of each product (2**17 doubles it), larger ones for memory traffic.
@@ -165,8 +167,4 @@ def mask(**words: Any) -> Tensor | None:
 def enable(model: Any) -> None:
     """Let `model` use it. A family with an attention of its own (deberta) keeps that, and nothing else
     changes."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, mask)
-    model.set_attn_implementation(NAME)
+    attention_interface.use(model, NAME, attention, mask)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.models import cpu_attention
+from lib.models import attention_interface, cpu_attention
 
 NAME = "trees"
 KEYWORD = "shared_beginning"  # how many tokens each sequence of a group begins with, all of them shared
@@ -43,8 +43,4 @@ def attention(
 
 def enable(model: Any) -> None:
     """Let a decoder of transformers use it."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, cpu_attention.mask)
-    model.set_attn_implementation(NAME)
+    attention_interface.use(model, NAME, attention, cpu_attention.mask)

@@ -74,7 +74,7 @@ def write(
 def _write(
     model: LanguageModel, prompts: Sequence[np.ndarray], how: How, seeds: Sequence[int]
 ) -> list[Written]:
-    """All at once."""
+    """The texts of one batch."""
     texts, going = [Written() for _ in prompts], list(range(len(prompts)))
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     state, close = decoding.begin(model, prompts, how.pad, how.max_new_tokens), closeness(model)
