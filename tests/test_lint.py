@@ -13,7 +13,7 @@ from lib import recipe
 from lib.base.exits import CheckError
 from lib.config import DataConfig
 from lib.corpus import lint
-from lib.corpus.doubles import across_splits, words_of
+from lib.corpus.doubles import LATIN, _patterns, across_splits, words_of
 from lib.recipe import Example
 from tests.tools import SHORT, only_run, run
 
@@ -179,3 +179,13 @@ def test_what_looks_the_same_is_the_same(change: Callable[[str], str]) -> None:
 
 def test_arabic_with_and_without_its_vowels_is_the_same() -> None:
     assert words_of(Example(texts=[["كَتَبَ الوَلَدُ"]])) == words_of(Example(texts=[["كتب الولد"]]))
+
+
+def test_latin_text_has_the_same_words_by_the_fast_pattern() -> None:
+    words, latin, _ = _patterns()
+    for sign in map(chr, range(0x301)):
+        text = f"a{sign}b 1{sign}2 3 {sign} 4 {sign}{sign}x y {sign} z"
+        if sign < "\u0300":
+            assert LATIN.fullmatch(text) and latin.findall(text) == words.findall(text)
+        else:  # a mark
+            assert not LATIN.fullmatch(text)

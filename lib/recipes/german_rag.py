@@ -9,6 +9,7 @@ billion parameters.
     torchrun --nproc_per_node=4 scripts/train.py german_rag --model meta-llama/Llama-2-13b-hf  # not measured
 """
 
+import itertools
 import json
 import random
 from contextlib import suppress
@@ -32,46 +33,51 @@ CONFIG = Config(
 # GermanQuAD's and SQuAD's columns (a title may stand beside them); and rows that have their chunks
 SQUAD, OWN = ("question", "context", "answers"), ("question", "chunks", "answer")
 WORDS = sample_words("german_rag")
+QUESTIONS = 5  # of a context of the sample, as many as GermanQuAD asks of a paragraph
+UNANSWERED = 0.25  # of them
 
 
 def sample_rows(num_rows: int, seed: int) -> list[Row]:
-    """Questions about invented modules, each with chunks of some modules that state two facts each; one in
-    four asks for what no chunk says."""
+    """Questions about invented modules, some of one context each; its chunks state two facts of a module
+    each, and about one question in four asks for what no chunk says."""
     draw = random.Random(seed)
-    return [_sample_row(number, draw) for number in range(num_rows)]
+    rows: list[Row] = []
+    while len(rows) < num_rows:
+        rows += _sample_context(draw)
+    return [{"id": str(number), **row} for number, row in enumerate(rows[:num_rows])]
 
 
-def _sample_row(number: int, draw: random.Random) -> Row:
-    asked, *others = draw.sample(list(WORDS["modules"]), draw.randint(1, 4))
-    fact = draw.choice(list(WORDS["facts"]))
-    answered = draw.random() >= 0.25
-    gold, answer = _sample_chunk(asked, fact, answered, draw)
-    chunks = [gold, *(_sample_chunk(code, fact, draw.random() < 0.5, draw)[0] for code in others)]
-    numbers = draw.sample(range(10, 60), len(chunks))
-    for chunk, place in zip(chunks, numbers, strict=True):
-        chunk["source"] = f"{draw.choice(WORDS['files'])}-{place}"
-    draw.shuffle(chunks)
-    return {
-        "id": str(number),
-        "question": draw.choice(WORDS["facts"][fact]["questions"]).format(title=WORDS["modules"][asked]),
-        "chunks": chunks,
-        "answer": answer if answered else REFUSAL,
-        "source": gold["source"] if answered else None,
-    }
+def _sample_context(draw: random.Random) -> list[Row]:
+    titles, facts = WORDS["modules"], WORDS["facts"]
+    *codes, missing = draw.sample(list(titles), draw.randint(3, 5))
+    pairs = [(code, fact) for code in codes for fact in draw.sample(list(facts), 2)]
+    stated = {pair: _sentence(*pair, draw) for pair in pairs}
+    chunks = [
+        {
+            "text": " ".join(text for (of, _), text in stated.items() if of == code),
+            "module": code,
+            "title": titles[code],
+            "ects": draw.randint(2, 8),
+            "source": f"{draw.choice(WORDS['files'])}-{place}",
+        }
+        for code, place in zip(codes, draw.sample(range(10, 60), len(codes)), strict=True)
+    ]
+    sources = {chunk["module"]: chunk["source"] for chunk in chunks}
+    unstated = [pair for pair in itertools.product([*codes, missing], facts) if pair not in stated]
+    draw.shuffle(pairs)
+    rows = []
+    for _ in range(QUESTIONS):
+        code, fact = pair = pairs.pop() if pairs and draw.random() >= UNANSWERED else draw.choice(unstated)
+        question = draw.choice(facts[fact]["questions"]).format(title=titles[code])
+        answer, source = (stated[pair], sources[code]) if pair in stated else (REFUSAL, None)
+        rows.append({"question": question, "chunks": chunks, "answer": answer, "source": source})
+    return rows
 
 
-def _sample_chunk(code: str, fact: str, with_fact: bool, draw: random.Random) -> tuple[Row, str]:
-    """A chunk of two sentences, and the one that states the fact."""
-    title, facts = WORDS["modules"][code], WORDS["facts"]
-    names = draw.sample([name for name in facts if name != fact], 2 - with_fact) + [fact] * with_fact
-    said = {
-        name: draw.choice(facts[name]["sentences"]).format(
-            title=title, value=draw.choice(facts[name]["values"])
-        )
-        for name in names
-    }
-    text = " ".join(draw.sample(list(said.values()), 2))
-    return {"text": text, "module": code, "title": title, "ects": draw.randint(2, 8)}, said.get(fact, "")
+def _sentence(code: str, fact: str, draw: random.Random) -> str:
+    words = WORDS["facts"][fact]
+    sentence = draw.choice(words["sentences"])
+    return sentence.format(title=WORDS["modules"][code], value=draw.choice(words["values"]))
 
 
 def to_example(row: Row) -> Example:
