@@ -3,7 +3,7 @@
 #
 #   bash tests/run.sh                      # ruff, mypy, shellcheck, pytest (CPU, no network)
 #   bash tests/run.sh -k shell -x          # further words go to pytest
-#   bash tests/run.sh --gpu                # only the tests that need a GPU; --faults: the long fault tests
+#   bash tests/run.sh --gpu                # only the tests that need a GPU; --faults: the long ones
 #
 # PYTHON=/path/to/python uses that interpreter and skips the setup (a GPU machine without a network, say).
 set -euo pipefail

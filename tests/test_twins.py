@@ -158,3 +158,18 @@ def test_the_scorecard_knows_what_the_twins_know(rows: list[Example]) -> None:
     matrix: Any = answers_of(RAG).details(said)["matrix"]  # type: ignore[typeddict-item]
     assert matrix["answerable"]["cites the right source"] == sum("gold" in row for row in rows)
     assert matrix["not answerable"]["refuses"] == sum("gold" not in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "news"),
+    [
+        ("Wie ist die Prüfung in Statistik?", "Im Modul Statistik ist die Prüfung mündlich.", "mündlich"),
+        ("Welche Software gilt?", "Die Software ist R 4.5.", "ist R 4.5"),
+        ("Wann wurde Bern gegründet?", "1191", "1191"),
+        ("Wurde Bern 1191 gegründet?", "1191 wurde Bern gegründet", "1191 wurde Bern gegründet"),
+        ("Was heisst »?«", "?!", "?!"),
+    ],
+)
+def test_what_an_answer_says_is_what_its_question_does_not_say(question: str, answer: str, news: str) -> None:
+    row = Example(group="", fields={"question": [question]}, short=[answer])
+    assert twins._news(row) == news

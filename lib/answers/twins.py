@@ -5,7 +5,9 @@ The changed rows are made here from words, and judged here from what was said of
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle, islice, takewhile
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from lib.answers import intervals
 from lib.answers.citing import REFUSAL, cites, cites_right, covered, said
 from lib.answers.intervals import MIN_GROUPS, Groups, of_value
+from lib.answers.text_metrics import words
 from lib.base.contents import Value
 from lib.recipe import Example, Prediction
 
@@ -79,36 +82,50 @@ def _moved(row: Example, rows: Sequence[Example]) -> Example | None:
 def _renamed(row: Example, rows: Sequence[Example]) -> Example | None:
     """The source of the right chunk becomes that of another row, which this one does not have."""
     old, gold = row["sources"][row["gold"]], row["gold"]
-    others = [source for other in rows for source in other["sources"] if source not in row["sources"]]
-    if not others:
+    new = next(
+        (name for other in _drawn(row, rows) for name in other["sources"] if name not in row["sources"]), None
+    )
+    if new is None:
         return None
-    new = others[_draw(row, len(others))]
     chunks, sources = [*row["fields"]["chunks"]], [*row["sources"]]
     chunks[gold], sources[gold] = chunks[gold].replace(f"(Quelle: {old})", f"(Quelle: {new})", 1), new
     return _with(row, chunks, sources, gold, row["target"].replace(f"(Quelle: {old})", f"(Quelle: {new})"))
 
 
 def _edited(row: Example, rows: Sequence[Example]) -> Example | None:
-    """The short answer becomes that of another row, in the chunk and in the target."""
-    chunk, old = row["fields"]["chunks"][row["gold"]], row["short"][0]
-    others = [other["short"][0] for other in rows if other["short"][0] not in row["short"]]
-    others = [answer for answer in others if not any(answer in chunk for chunk in row["fields"]["chunks"])]
-    if chunk.count(old) != 1 or not others:
+    """What the short answer says becomes what that of another row says, in the chunk and in the target."""
+    chunk, answer, old = row["fields"]["chunks"][row["gold"]], row["short"][0], _news(row)
+    found = (_news(other) for other in _drawn(row, rows))
+    taken = [old, *row["fields"]["chunks"]]
+    new = next((news for news in found if not any(news in text for text in taken)), None)
+    if chunk.count(answer) != 1 or new is None:
         return None
-    new = others[_draw(row, len(others))]
+    edited = new.join(answer.rsplit(old, 1))
     chunks = [*row["fields"]["chunks"]]
-    chunks[row["gold"]] = chunk.replace(old, new)
-    changed = _with(row, chunks, row["sources"], row["gold"], row["target"].replace(old, new))
-    changed["short"] = [new]
+    chunks[row["gold"]] = chunk.replace(answer, edited)
+    changed = _with(row, chunks, row["sources"], row["gold"], row["target"].replace(answer, edited))
+    changed["short"] = [edited]
     return changed
+
+
+def _news(row: Example) -> str:
+    """The last words of the short answer that the question does not say; all of it where there are none."""
+    answer, asked = row["short"][0], {word for text in row["fields"]["question"] for word in words(text)}
+    said = [(found, asked.issuperset(words(found[0]))) for found in re.finditer(r"\w+", answer)]
+    while said and said[-1][1]:
+        said.pop()
+    run = [found for found, _ in takewhile(lambda one: not one[1], reversed(said))]
+    return answer[run[-1].start() : run[0].end()] if run else answer
 
 
 def _without(row: Example, rows: Sequence[Example]) -> Example | None:
     return _with(row, [], [], None, REFUSAL)
 
 
-def _draw(row: Example, size: int) -> int:
-    return int.from_bytes(hashlib.sha256(row["id"].encode("utf-8", "replace")).digest()[:8], "big") % size
+def _drawn(row: Example, rows: Sequence[Example]) -> Iterator[Example]:
+    """All rows, from a place on that follows from the row's id."""
+    number = int.from_bytes(hashlib.sha256(row["id"].encode("utf-8", "replace")).digest()[:8], "big")
+    return islice(cycle(rows), number % len(rows), number % len(rows) + len(rows))
 
 
 class Pair(NamedTuple):
