@@ -19,9 +19,11 @@ SUBJECT = Subject(
     shape=LLAMA,
     flags=("--quantize", "none"),
 )
-ROWS, CONTEXTS, TRAINER = "ours, row order", "ours, contexts together", "Trainer, 1 row a pass"
+ROWS, CONTEXTS = "ours, row order", "ours, contexts together"
+TRAINER, LIKE_OURS = "Trainer, 1 row a pass", "Trainer, 4 rows a pass"  # its fastest; as many as ours takes
 LORA = ("--lora-rank", "12")
-GOALS = [Goal(ROWS, TRAINER, 1.4, 0.4), Goal(CONTEXTS, TRAINER, 3.0, 0.4)]
+GOALS = [Goal(ROWS, TRAINER, faster=1.4, memory=0.4), Goal(ROWS, LIKE_OURS, memory=0.4)]
+GOALS += [Goal(CONTEXTS, TRAINER, faster=3.0, memory=0.4), Goal(CONTEXTS, LIKE_OURS, memory=0.4)]
 WRITTEN, WRITE_FASTER = 64, 5.0  # the first rows of the file, where questions of a context stand together
 
 
@@ -39,7 +41,7 @@ def main(asked: Options) -> None:
             ROWS: {"arm": "ours"},
             CONTEXTS: {"arm": "ours", "flags": together},
             TRAINER: best("Trainer", 1),
-            "Trainer, 4 rows a pass": best("Trainer", 4),
+            LIKE_OURS: best("Trainer", 4),
             "SFTTrainer, 1 row a pass": best("SFTTrainer", 1),
         }
         if asked.slow:

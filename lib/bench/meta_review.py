@@ -16,8 +16,9 @@ SUBJECT = Subject(
     tokenizer="gpt-neox-20b",
     shape=PYTHIA,
 )
-OURS, TRAINER = "ours", "Trainer, 1 row a pass"
-GOALS = [Goal(OURS, TRAINER, 1.8, 0.5)]
+OURS = "ours"
+TRAINER, LIKE_OURS = "Trainer, 1 row a pass", "Trainer, 4 rows a pass"  # its fastest; as many as ours takes
+GOALS = [Goal(OURS, TRAINER, faster=1.8, memory=0.5), Goal(OURS, LIKE_OURS, memory=0.5)]
 
 
 def main(asked: Options) -> None:
@@ -29,7 +30,7 @@ def main(asked: Options) -> None:
         arms: dict[str, Order] = {
             OURS: {"arm": "ours"},
             TRAINER: best("Trainer", 1),
-            "Trainer, 4 rows a pass": best("Trainer", 4),
+            LIKE_OURS: best("Trainer", 4),
             "SFTTrainer, 1 row a pass": best("SFTTrainer", 1),
         }
         if asked.slow:
