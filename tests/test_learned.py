@@ -48,7 +48,8 @@ def make_model(folder: Path) -> list[str]:
     transformers.PreTrainedTokenizerFast(tokenizer_object=made, **named).save_pretrained(folder)
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 128, "head_dim": 16}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 512}
-    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    # one embedding for what is read and what is said: with two, copying does not begin within these steps
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "tie_word_embeddings": True}
     transformers.Qwen3Config(vocab_size=len(vocabulary), **sizes, **special).save_pretrained(folder)
     return list(words)
 
