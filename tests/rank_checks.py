@@ -50,7 +50,7 @@ def configuration(name: str, model: str, runs_dir: str) -> Config:
     flags = [*SHORT, "--model", model, "--init", "random", "--runs-dir", runs_dir, "--resume", "never"]
     flags += ["--dropout", "0", "--lora-rank", "0", "--quantize", "none", "--max-length", "112"]
     if name == "german_rag":
-        flags += ["--max-length", "400", "--max-new-tokens", "12"]  # chunks are cut, bytes are tokens
+        flags += ["--max-length", "760", "--max-new-tokens", "12"]
     return parse(recipe.load(name).config, flags, "test")
 
 

@@ -68,7 +68,7 @@ def write_copies(folder: Path, words: list[str]) -> Path:
     return folder
 
 
-@pytest.mark.faults  # seven minutes on two cores
+@pytest.mark.faults  # ten minutes on two slow cores, half of it training
 def test_a_small_decoder_learns_to_read_to_cite_and_to_refuse(tmp_path: Path) -> None:
     rows = write_copies(tmp_path / "rows", make_model(tmp_path / "model"))
     copy = ["--data", str(rows), "--model", str(tmp_path / "model"), *COPY.split()]
