@@ -7,7 +7,7 @@ The changed rows are made here from words, and judged here from what was said of
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import cycle, islice, takewhile
+from itertools import cycle, dropwhile, islice, takewhile
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -111,10 +111,9 @@ def _edited(row: Example, rows: Sequence[Example]) -> Example | None:
 def _news(row: Example) -> str:
     """The last words of the short answer that the question does not say; all of it where there are none."""
     answer, asked = row["short"][0], {word for text in row["fields"]["question"] for word in words(text)}
-    said = [(found, asked.issuperset(words(found[0]))) for found in re.finditer(r"\w+", answer)]
-    while said and said[-1][1]:
-        said.pop()
-    run = [found for found, _ in takewhile(lambda one: not one[1], reversed(said))]
+    from_last = [(found, asked.issuperset(words(found[0]))) for found in re.finditer(r"\w+", answer)][::-1]
+    from_new = dropwhile(lambda one: one[1], from_last)
+    run = [found for found, _ in takewhile(lambda one: not one[1], from_new)]
     return answer[run[-1].start() : run[0].end()] if run else answer
 
 

@@ -10,7 +10,7 @@ from lib.bench.clock import RATES
 from lib.bench.models import LLAMA
 from lib.bench.options import Options
 from lib.bench.rounds import Order, faster, race
-from lib.bench.texts import Goal, Subject, best
+from lib.bench.texts import LIKE_OURS, TRAINER, Goal, Subject, best
 
 SUBJECT = Subject(
     recipe="german_rag",
@@ -20,7 +20,6 @@ SUBJECT = Subject(
     flags=("--quantize", "none"),
 )
 ROWS, CONTEXTS = "ours, row order", "ours, contexts together"
-TRAINER, LIKE_OURS = "Trainer, 1 row a pass", "Trainer, 4 rows a pass"  # its fastest; as many as ours takes
 LORA = ("--lora-rank", "12")
 GOALS = [Goal(ROWS, TRAINER, faster=1.4, memory=0.4), Goal(ROWS, LIKE_OURS, memory=0.4)]
 GOALS += [Goal(CONTEXTS, TRAINER, faster=3.0, memory=0.4), Goal(CONTEXTS, LIKE_OURS, memory=0.4)]

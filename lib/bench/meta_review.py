@@ -8,7 +8,7 @@ from lib.bench import head, texts
 from lib.bench.models import PYTHIA
 from lib.bench.options import Options
 from lib.bench.rounds import Order
-from lib.bench.texts import Goal, Subject, best
+from lib.bench.texts import LIKE_OURS, TRAINER, Goal, Subject, best
 
 SUBJECT = Subject(
     recipe="meta_review",
@@ -17,7 +17,6 @@ SUBJECT = Subject(
     shape=PYTHIA,
 )
 OURS = "ours"
-TRAINER, LIKE_OURS = "Trainer, 1 row a pass", "Trainer, 4 rows a pass"  # its fastest; as many as ours takes
 GOALS = [Goal(OURS, TRAINER, faster=1.8, memory=0.5), Goal(OURS, LIKE_OURS, memory=0.5)]
 
 

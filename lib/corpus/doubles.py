@@ -71,7 +71,7 @@ def across_splits(
             if len(alike):
                 other = min(keys[place] for place in alike)
                 pairs.setdefault(f"{split} and {other[0]}", []).append((row["id"], other[1]))
-        for row, sketch in zip(rows, sketches, strict=True):  # rows of one side may resemble each other
+        for row, sketch in zip(rows, sketches, strict=True):  # only now: rows of a side may be alike
             index.insert(len(keys), sketch)
             keys.append((split, row["id"]))
         values = [sketch.hashvalues.astype(np.uint32) for sketch in sketches]  # they have 32 bits
