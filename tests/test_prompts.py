@@ -171,6 +171,13 @@ def test_a_template_that_does_not_write_an_answer_behind_its_prompt_is_refused(
         reader(chat(template)).read([asked("Was?", "Blau.")])
 
 
+def test_a_template_that_writes_the_date_writes_the_same_one_on_any_day() -> None:
+    dated = "{{ 'Today: ' + strftime_now('%d %b %Y') + '\\n' }}" + CHATML
+    tokenizer = chat(dated)
+    (row,) = reader(tokenizer).read([asked("Was?", "Blau.")])
+    assert tokenizer.decode(row.prompt.tolist()).startswith("Today: 26 Jul 2024\n<|im_start|>user")
+
+
 def test_a_template_that_refuses_a_row_says_why() -> None:
     for answer in ("Blau.", None):
         with pytest.raises(ValueError, match="refuses a row: a system turn is needed; leave --chat out"):

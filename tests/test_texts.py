@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
+import transformers
 
 from lib import recipe, run
 from lib.answers import BASE
@@ -25,7 +27,7 @@ from lib.evaluation.try_prompts import try_prompts
 from lib.export import dataset
 from lib.export import make as make_export
 from tests import tools
-from tests.tools import SHORT, only_run, small_decoder
+from tests.tools import SHORT, STORIES, only_run, small_decoder
 
 LENGTHS = ["--max-length", "500", "--max-new-tokens", "12", "--eval-generate", "3", "--max-rejected", "0.9"]
 
@@ -44,10 +46,25 @@ def rag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(at / "runs", "german_rag", *flags)
 
 
+# A chat that writes the date; two tokens that the model has for bytes are its signs, the second ends a turn
+CHAT = """{{ bos_token + strftime_now('%d %b %Y') }}{% for message in messages %}\
+{{ '<0x01>' + message.role + ': ' + message.content + '<0x02>' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<0x01>assistant: ' }}{% endif %}"""
+SIGNS = {"<0x01>": 4, "<0x02>": 5}
+
+
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In a chat, where the model's tokenizer has tokens for its signs."""
     at = tmp_path_factory.mktemp("summary")
-    return train(at / "runs", "meta_review", "--model", small_decoder(at / "base"))
+    model = small_decoder(at / "base")
+    if STORIES.is_dir():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+        tokenizer.add_tokens([tokenizers.AddedToken(sign, special=True) for sign in SIGNS])
+        assert tokenizer.convert_tokens_to_ids(list(SIGNS)) == list(SIGNS.values())
+        tokenizer.chat_template = CHAT
+        tokenizer.save_pretrained(model)
+    return train(at / "runs", "meta_review", "--model", model, *(["--chat"] if STORIES.is_dir() else []))
 
 
 def test_scores_of_texts_stand_beside_the_base_model_and_what_needs_none(rag: Path) -> None:
@@ -221,6 +238,8 @@ def test_an_export_is_checked_by_its_own_lines(rag: Path, summary: Path, kind: s
     assert checked is not None and checked.rows > 0 and checked.largest <= 1e-6
     card = (out / "README.md").read_text()
     assert "def write(**fields):" in card and "def loss(target, **fields):" in card
+    ends = "[2, 1, 4, 5]" if kind == "whole" and STORIES.is_dir() else "[2]"  # </s>, and in a chat any sign
+    assert not STORIES.is_dir() or f"ENDS = {ends}" in card
 
 
 def test_weights_on_the_disk_write_the_same_texts(summary: Path, tmp_path: Path) -> None:

@@ -40,13 +40,9 @@ def main(asked: Options) -> None:
             ROWS: {"arm": "ours"},
             CONTEXTS: {"arm": "ours", "flags": together},
             TRAINER: best("Trainer", 1),
-            LIKE_OURS: best("Trainer", 4),
-            "SFTTrainer, 1 row a pass": best("SFTTrainer", 1),
         }
-        if asked.slow:
-            arms["Trainer, 16 rows a pass"] = best("Trainer", 16)
         order |= {"rows": None, "flags": flags}
-        texts.compare(order, arms, asked.rounds, GOALS)
+        texts.compare(order, arms, asked, GOALS)
         for words in (flags, together):
             texts.padding(order | {"flags": words})
 

@@ -16,8 +16,8 @@ SUBJECT = Subject(
     tokenizer="gpt-neox-20b",
     shape=PYTHIA,
 )
-OURS = "ours"
-GOALS = [Goal(OURS, TRAINER, faster=1.8, memory=0.5), Goal(OURS, LIKE_OURS, memory=0.5)]
+OURS, FOUR = "ours, 1 row a pass", "ours, 4 rows a pass"  # as its fastest; as the recipe comes
+GOALS = [Goal(OURS, TRAINER, faster=1.8, memory=0.5), Goal(FOUR, LIKE_OURS, memory=0.5)]
 
 
 def main(asked: Options) -> None:
@@ -27,12 +27,9 @@ def main(asked: Options) -> None:
         head.main(asked.rounds, asked.threads, order["precision"])
         texts.check_losses(order)
         arms: dict[str, Order] = {
-            OURS: {"arm": "ours"},
+            OURS: {"arm": "ours", "flags": [*order["flags"], "--min-micro-batches", "16"]},
+            FOUR: {"arm": "ours"},
             TRAINER: best("Trainer", 1),
-            LIKE_OURS: best("Trainer", 4),
-            "SFTTrainer, 1 row a pass": best("SFTTrainer", 1),
         }
-        if asked.slow:
-            arms["Trainer, 16 rows a pass"] = best("Trainer", 16)
-        texts.compare(order, arms, asked.rounds, GOALS)
+        texts.compare(order, arms, asked, GOALS)
         texts.padding(order)

@@ -92,9 +92,15 @@ def check_losses(order: Order) -> None:
         raise RuntimeError(f"the arms do not train on the same losses: {differences}")
 
 
-def compare(order: Order, arms: dict[str, Order], rounds: int, goals: list[Goal]) -> None:
-    """Rounds of all arms, the table, and what was to be reached."""
-    by_arm = race(order, arms, rounds, {})
+def once(slow: bool) -> dict[str, Order]:
+    """Arms that no goal asks to be faster than, or that memory alone is compared with: they run one time."""
+    arms = {LIKE_OURS: best("Trainer", 4), "SFTTrainer, 1 row a pass": best("SFTTrainer", 1)}
+    return arms | ({"Trainer, 16 rows a pass": best("Trainer", 16)} if slow else {})
+
+
+def compare(order: Order, arms: dict[str, Order], asked: Options, goals: list[Goal]) -> None:
+    """Rounds of the arms, the table, and what was to be reached."""
+    by_arm = race(order, arms, asked.rounds, once(asked.slow))
     table(by_arm, f"{order['rows'] or 'the'} rows")
     for goal in goals:
         pair = f"{goal.ours} against {goal.rival}"

@@ -7,12 +7,18 @@ the context gives way first (its end is kept, at least MIN_CONTEXT tokens of it)
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 MIN_CONTEXT = 16  # tokens of context that stay, however long the text is
 CHUNK = 256  # texts tokenized at once; between two chunks a stop request is seen
+
+# The day for chat templates that write one (Llama 3's do; this is the one it takes where it knows none): what
+# a model reads is no matter of the day.
+TODAY = datetime(2024, 7, 26)
+CODES = [f"%{code}" for code in "aAdbBmyYHIpMSjFTDxXc"]
 
 Tokens = np.ndarray  # (length,) int32
 
@@ -36,13 +42,27 @@ class Specials:
 
 
 def prepare_tokenizer(tokenizer: Any) -> Any:
-    """Switch off what a tokenizer file may have baked in: padding, truncation, and reading "[SEP]" in a row's
-    text as the special token."""
+    """Switch off what a tokenizer file may have baked in: padding, truncation, reading "[SEP]" in a row's
+    text as the special token, and a date that changes."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True
+    written = tokenizer.chat_template  # a template, some by name, or none
+    if isinstance(written, dict):
+        tokenizer.chat_template = {name: _of_one_day(template) for name, template in written.items()}
+    elif written:
+        tokenizer.chat_template = _of_one_day(written)
     return tokenizer
+
+
+def _of_one_day(template: str) -> str:
+    """A chat template that says it is TODAY."""
+    if "strftime_now" not in template or template.startswith("{% macro strftime_now"):
+        return template
+    filters = "".join(f" | replace('{code}', '{TODAY.strftime(code)}')" for code in CODES)
+    # the empty text keeps a line break that the template may begin with
+    return f"{{% macro strftime_now(form) %}}{{{{ form{filters} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"
 
 
 def specials_of(tokenizer: Any) -> Specials:
@@ -79,7 +99,8 @@ def ends_of(tokenizer: Any) -> list[int]:
 
 def fingerprint(tokenizer: Any) -> str:
     """sha256 of everything the tokenizer does."""
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    whole = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template or "")
+    return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def tokenize(

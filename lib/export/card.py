@@ -193,7 +193,7 @@ def _example_values(run: TrainedRun, export: Path) -> dict[str, Any]:
         "kind": task.kind,
         "loader": loader,
         "specials": specials,
-        "end": text.end_of(task.tokenizer),
+        "ends": getattr(task, "ends", []),
         "length": config.data.max_length,
         "min_context": text.MIN_CONTEXT,
         "pooling": backbone.pooling(task.described.config, config.model.pooling),

@@ -220,13 +220,16 @@ class Complete(ModelTask):
                 pieces[-1].append(row)
         return [MicroBatch(number, tuple(piece), float(size(piece))) for number, piece in enumerate(pieces)]
 
-    def write(self, model: nn.Module, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
-        options, pad = self.options, self.specials.pad
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end what is written. A chat template ends texts its own way."""
         end = text.end_of(self.tokenizer)
-        # a chat template ends texts its own way
-        ends = [end] + [
-            sign for sign in text.ends_of(self.tokenizer) if options.chat and sign not in (end, pad)
-        ]
+        others = text.ends_of(self.tokenizer) if self.options.chat else []
+        return [end] + [sign for sign in others if sign not in (end, self.specials.pad)]
+
+    def write(self, model: nn.Module, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
+        options = self.options
+        ends, pad = self.ends, self.specials.pad
         how = How(options.max_new_tokens, tuple(ends), pad, options.temperature, options.top_p)
         prompts = [rows.sequences_of(row)[0] for row in indices]
         seeds = [zlib.crc32(f"{self.config.optim.seed} {rows.ids[row]}".encode()) for row in indices]
