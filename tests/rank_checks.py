@@ -50,7 +50,7 @@ def configuration(name: str, model: str, runs_dir: str) -> Config:
     flags = [*SHORT, "--model", model, "--init", "random", "--runs-dir", runs_dir, "--resume", "never"]
     flags += ["--dropout", "0", "--lora-rank", "0", "--quantize", "none", "--max-length", "112"]
     if name == "german_rag":
-        flags += ["--max-length", "760", "--max-new-tokens", "12"]
+        flags += ["--template", "{chunks}\n{question}\n", "--max-length", "400", "--max-new-tokens", "12"]
     return parse(recipe.load(name).config, flags, "test")
 
 
@@ -112,10 +112,11 @@ def nan_on_one_rank(config: Config, steps: list[int]) -> int:
 
 
 def check(name: str, model: str, out: Path, world: World) -> None:
-    """Write the gradient of one step, whole and in pieces, and what evaluation says."""
+    """Write the gradient of one step, in as few pieces as there are ranks and in four, and what evaluation
+    says."""
     config = configuration(name, model, str(out / "runs"))
     task, rows = encoded(name, config)
-    for pieces in (1, 4):
+    for pieces in (world.size, 4):
         found = gradient(config, task, rows, world, pieces)
         if world.is_main:
             np.save(out / f"gradient-{pieces}.npy", found)

@@ -1,5 +1,6 @@
 """Scores and their intervals on plain predictions; warnings and baselines beside them."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +93,12 @@ def warned(rows: list[Prediction], features: Any = None) -> list[str]:
 
 def test_a_good_model_gets_no_warning() -> None:
     assert warned(predictions(200, 2.0)) == []
+
+
+def test_a_model_that_overflows_is_called_out() -> None:
+    rows = predictions(200, 2.0)
+    rows[7]["probabilities"] = [math.nan] * 3
+    assert warned(rows)[0].startswith("NO FINITE NUMBER: log_loss")
 
 
 def unskilled(strength: float) -> list[Prediction]:

@@ -4,6 +4,8 @@ warnings."""
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
+
 from lib.answers import BASE, Values, hits, intervals
 from lib.answers import load as answers_of
 from lib.answers.intervals import MIN_GROUPS, Groups, beyond, of_value
@@ -27,7 +29,12 @@ def summarize(recipe: Recipe, predictions: Sequence[Prediction], baselines: dict
     summary = Summary(
         num_rows=len(predictions),
         num_groups=len(groups),
-        warnings=answers.warnings(predictions) + _chance(answers.chance, gains) + _beaten(gains),
+        warnings=[
+            *_no_numbers(values, recipe.metrics),
+            *answers.warnings(predictions),
+            *_chance(answers.chance, gains),
+            *_beaten(gains),
+        ],
         scores=scores,
         baselines=dict(zip(baselines, beside, strict=True)),
         gains=gains,
@@ -102,6 +109,13 @@ def _gains(baseline: Values, model: Values, groups: Groups, metrics: Sequence[Me
             surely = difference.low > 0 or difference.high < 0
             gains[metric.name] = (1 if beyond(difference, metric.better) else -1) if surely else 0
     return gains
+
+
+def _no_numbers(values: Values, metrics: Sequence[Metric]) -> list[str]:
+    """NaN is how a partial score says that a row does not count; elsewhere it says that the model overflows."""
+    every = [metric.name for metric in metrics if metric.name in values and not metric.partial]
+    bad = [name for name in every if not np.isfinite(values[name]).all()]
+    return [f"NO FINITE NUMBER: {', '.join(bad)}; a smaller --lr or --precision fp32 may help"] if bad else []
 
 
 def _chance(chance: Sequence[str], gains: dict[str, dict[str, int]]) -> list[str]:
