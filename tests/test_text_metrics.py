@@ -10,6 +10,8 @@ import pytest
 import sacrebleu
 from rouge_score import rouge_scorer
 
+from lib import recipe as recipes
+from lib.answers import load as answers_of
 from lib.answers import text_metrics
 from lib.answers.text_metrics import (
     BLEU,
@@ -205,6 +207,27 @@ def test_empty_and_ended_are_shares_of_rows() -> None:
     rows = [row(" \n", "a"), row("a", "a"), row("?", "a"), row("", "a")]
     rows[2]["ended"] = False
     assert EMPTY(rows) == 2 / 4 and ENDED(rows) == 3 / 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"answer": "Accept."}, "THE MODEL WRITES ONE AND THE SAME TEXT FOR EVERY ROW: 'Accept.'"),
+        ({"answer": ""}, "8 OF 8 TEXTS ARE EMPTY"),
+        # all but the first four runs of four words stood before: 8 of 12
+        ({"answer": "a b c d " * 3 + "a b c"}, "THE MODEL REPEATS ITSELF: 67% OF ITS RUNS OF FOUR WORDS"),
+        (
+            {"ended": False, "num_written": 96, "num_tokens": 271},
+            "8 OF 8 TEXTS HAD NOT ENDED AFTER 96 TOKENS; THE RIGHT ONES HAVE A MEDIAN OF 271",
+        ),
+    ],
+)
+def test_what_a_bad_writer_does_is_called_out(changes: dict[str, Any], named: str) -> None:
+    answers = answers_of(recipes.load("meta_review"))
+    rows = [row(f"text {number}", f"target {number}", num_written=4) for number in range(8)]
+    assert answers.warnings(rows) == []
+    said = answers.warnings([Prediction(**{**one, **changes}) for one in rows])  # type: ignore[typeddict-item]
+    assert any(warning.startswith(named) for warning in said), said
 
 
 ODD = ["", " ", "?!", "\0", "😀😀", "שלום עולם", "a" * 20_000, "\u0308", "x\ud800y", "(Quelle: a)"]

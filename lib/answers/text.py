@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,12 @@ class Text:
             warnings.append(
                 f"THE MODEL REPEATS ITSELF: {repetition:.0%} OF ITS RUNS OF FOUR WORDS STOOD BEFORE"
             )
+        going = [row for row in predictions if "num_written" in row and not row.get("ended", False)]
+        if len(going) > len(texts) / 2:
+            lengths = [row["num_tokens"] for row in predictions if "num_tokens" in row]
+            most = max(row["num_written"] for row in going)
+            right = f"; THE RIGHT ONES HAVE A MEDIAN OF {statistics.median(lengths):.0f}" if lengths else ""
+            warnings.append(f"{len(going)} OF {len(texts)} TEXTS HAD NOT ENDED AFTER {most} TOKENS{right}")
         return warnings
 
     def baselines(self, train: list[Example], rows: list[Example]) -> dict[str, Values]:

@@ -112,7 +112,7 @@ def _gains(baseline: Values, model: Values, groups: Groups, metrics: Sequence[Me
 
 
 def _no_numbers(values: Values, metrics: Sequence[Metric]) -> list[str]:
-    """NaN is how a partial score says that a row does not count; elsewhere it says that the model overflows."""
+    """A partial score says NaN of a row that does not count; elsewhere NaN says that the model overflows."""
     every = [metric.name for metric in metrics if metric.name in values and not metric.partial]
     bad = [name for name in every if not np.isfinite(values[name]).all()]
     return [f"NO FINITE NUMBER: {', '.join(bad)}; a smaller --lr or --precision fp32 may help"] if bad else []
