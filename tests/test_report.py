@@ -429,6 +429,17 @@ def test_a_first_score_that_is_no_loss_keeps_its_panel_beside_the_loss() -> None
     assert "validation map_at_3" in found.plots["wide"] and "validation log_loss" in found.plots["wide"]
 
 
+def test_scores_of_texts_have_a_panel_of_their_own() -> None:
+    lines = [line for line in STEPS if line["kind"] == "train"]
+    scores = [{"loss": 3.0 - step, "rouge_l": step / 4, "bleu": 9.0, "empty": 0.0} for step in (1, 2)]
+    validation = [{"kind": "validation", "step": 10 * n, "scores": each} for n, each in enumerate(scores, 1)]
+    found = curves_of("meta_review", [*lines, *validation])
+    assert found.written == {"rouge_l": [(10, 0.25), (20, 0.5)]} and not found.has_panel
+    for plot in found.plots.values():
+        assert "texts written at evaluations" in plot and ">rouge_l<" in plot
+    assert curves_of("arena", STEPS).written == {}
+
+
 def test_a_score_that_a_run_of_before_did_not_record_is_not_drawn() -> None:
     found = curves_of("arena", [*STEPS[:3], {"kind": "validation", "step": 3, "scores": {"accuracy": 0.5}}])
     assert found.losses == [] and found.has_panel and "validation accuracy" in found.plots["wide"]

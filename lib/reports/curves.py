@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
 
 MOST_POINTS = 1000  # of one curve: more cannot be told apart and make the page heavy
+MARKERS = "os^Dv"  # of scores of what is written; more than these few in one picture cannot be told apart
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Curves:
     """The score that is the loss of the validation rows, if there is one."""
     losses: list[tuple[int, float]]
     """(step, that score)"""
+    written: dict[str, list[tuple[int, float]]]
+    """Score of the texts that were written at evaluations -> (step, that score), each from 0 to 1."""
     skipped: list[dict[str, Any]]
     plots: dict[str, Any] = field(default_factory=dict)
     """wide, narrow -> SVG"""
@@ -58,19 +61,27 @@ def curves_of(lines: list[dict[str, Any]], recipe: Recipe) -> Curves | None:
     best = choose(finite, key=lambda point: point[1], default=None)
     window = max(1, len(kinds["train"]) // 20) | 1  # odd, so that it has a middle
     loss_score = next((metric.name for metric in recipe.metrics if metric in (LOG_LOSS, LOSS)), None)
-    scored = [line for line in kinds["validation"] if loss_score in line["scores"]]
-    losses = [(line["step"], line["scores"][loss_score]) for line in scored]
-    curves = Curves(train, window, score, points, best, loss_score, losses, kinds["skipped"])
+    losses = _points(kinds["validation"], loss_score)
+    shares = [each.name for each in recipe.metrics if each.reads and each.share and each.better == "higher"]
+    written = {name: found for name in shares if (found := _points(kinds["validation"], name))}
+    written = dict(list(written.items())[: len(MARKERS)])
+    curves = Curves(train, window, score, points, best, loss_score, losses, written, kinds["skipped"])
     curves.plots.update({name: _plot(curves, width) for name, width in WIDTHS.items()})
     return curves
 
 
+def _points(validation: list[dict[str, Any]], score: str | None) -> list[tuple[int, float]]:
+    """(step, the score) of the lines that have it."""
+    return [(line["step"], line["scores"][score]) for line in validation if score in line["scores"]]
+
+
 def _plot(curves: Curves, width: float) -> Any:
-    """Losses, the first validation score and learning rate above one axis of steps, as inline SVG."""
+    """Losses, the first validation score, those of texts and the learning rate above one axis of steps, as
+    inline SVG."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    heights = [4, 2, 1] if curves.has_panel else [4, 1]
+    heights = [4, *[2] * curves.has_panel, *[3] * bool(curves.written), 1]
     figure = Figure(figsize=(width, 0.9 * sum(heights) + 0.6), layout="constrained", facecolor="none")
     loss, *middle, rate = figure.subplots(len(heights), sharex=True, height_ratios=heights)
     _plot_losses(loss, curves)
@@ -81,6 +92,8 @@ def _plot(curves: Curves, width: float) -> Any:
     if curves.best:
         axes = middle[0] if curves.has_panel else loss
         axes.plot(*curves.best, "o", markersize=11, markerfacecolor="none", color=ALARM)
+    if curves.written:
+        _plot_written(middle[-1], curves.written)
     rate.plot(curves.train["step"], curves.train["lr"], color=TEXT, linewidth=1)
     highest = max(curves.train["lr"])
     rate.set_yticks([0, highest], ["0", f"{highest:.3g}"])
@@ -112,6 +125,23 @@ def _plot_losses(axes: "Axes", curves: Curves) -> None:
 def _plot_validation(axes: "Axes", points: list[tuple[int, float]], score: str | None) -> None:
     steps, values = zip(*points, strict=True)
     axes.plot(steps, values, "o--", color=TEXT, markersize=4.5, linewidth=0.9, label=f"validation {score}")
+
+
+def _plot_written(axes: "Axes", written: dict[str, list[tuple[int, float]]]) -> None:
+    for place, (name, points) in enumerate(written.items()):
+        colour = ACCENT if place % 2 else TEXT
+        axes.plot(
+            *zip(*points, strict=True),
+            f"{MARKERS[place]}-",
+            color=colour,
+            markersize=5,
+            linewidth=0.9,
+            label=name,
+        )
+    axes.set_ylim(bottom=0)
+    axes.margins(y=0.2)
+    axes.legend(loc="best", ncols=2, fontsize=9, labelcolor=TEXT, frameon=False)
+    dress(axes, "texts written at evaluations")
 
 
 def _thinned(values: np.ndarray) -> np.ndarray:
