@@ -1,6 +1,7 @@
 """Comparing runs: small run folders written from JSON, read by the real command."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lib import recipe as recipes
 from lib.answers.metrics import LOG_LOSS
 from lib.base.exits import CheckError
 from lib.base.files import read_lines
@@ -164,6 +166,28 @@ def test_models_of_one_skill_cannot_be_told_apart_and_how_many_rows_would_tell_i
     assert "cannot tell; about " in verdict(said(one, two)) and "more rows would tell" in verdict(
         said(one, two)
     )
+
+
+def texts(loss: float, num_tokens: int) -> list[dict[str, Any]]:
+    """Of one model: 50 times the same answer word for word."""
+    known = {"answer": "It is good.", "target": "It is good.", "ended": True, "num_written": 4}
+    return [
+        {"id": str(row), "group": str(row), "loss": loss + row % 3, "num_tokens": num_tokens, **known}
+        for row in range(50)
+    ]
+
+
+def test_losses_of_other_tokens_are_not_compared(tmp_path: Path) -> None:
+    """Half the tokens (another tokenizer, or signs left out), each at twice the loss, are no worse model."""
+    whole = to_dict(recipes.load("meta_review").config)
+    one = write_run(tmp_path / "one", texts(20.0, 8), **whole)
+    same = write_run(tmp_path / "same", texts(30.0, 8), **whole)
+    other = write_run(tmp_path / "other", texts(20.0, 4), **whole)
+    assert verdict(said(one, same)).startswith("verdict by loss on 50 rows in 50 groups, B against A: worse")
+    text = said(one, other)
+    assert verdict(text).startswith("verdict by rouge_1 ")
+    assert "mind: loss, perplexity are left out: in 50 rows they are of other tokens" in text
+    assert not re.search(r"^  (loss|perplexity) ", text, re.MULTILINE)
 
 
 def test_few_rows_give_no_verdict(tmp_path: Path) -> None:

@@ -120,6 +120,12 @@ def test_what_cannot_be_searched_is_said(parameters: Any, said: str, tmp_path: P
         read(tmp_path, parameters)
 
 
+def test_what_makes_other_tokens_to_be_scored_cannot_be_searched(tmp_path: Path) -> None:
+    tree = {"method": "grid", "parameters": {"letters_only": {"values": [True, False]}}}
+    with pytest.raises(ValueError, match="letters_only: trials would be scored on different tokens"):
+        space.read(file(tmp_path, tree), configuration(name="meta_review"))
+
+
 def test_every_problem_is_said_at_once_before_torch_and_ends_with_2(tmp_path: Path) -> None:
     tree = {
         "method": "bays",

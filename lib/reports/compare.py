@@ -13,7 +13,6 @@ from lib.answers import intervals
 from lib.answers import load as answers_of
 from lib.answers.intervals import Groups, Interval
 from lib.base.exits import CheckError
-from lib.recipe import Recipe
 from lib.reports.sides import SEED, Run, Side, changed_settings, paths_of, read, what_differs
 
 ENOUGH_IN_COMMON = 0.9  # share of either side's rows
@@ -176,6 +175,9 @@ def _pair(first: Side, other: Side, ids: list[str]) -> Pair:
         for each in by_seed
     )
     scores = [intervals.score(values, groups, recipe.metrics) for values in (before, after)]
+    # a loss for each token says something else where another tokenizer or --letters-only makes other tokens
+    num_other = sum(old.get("num_tokens") != new.get("num_tokens") for old, new in zip(one, two, strict=True))
+    of_tokens = [metric.name for metric in recipe.metrics if num_other and metric.reads == "loss"]
     compared = {
         metric.name: Scored(
             scores[0][metric.name],
@@ -183,19 +185,24 @@ def _pair(first: Side, other: Side, ids: list[str]) -> Pair:
             intervals.difference(before[metric.name], after[metric.name], groups, metric.partial),
         )
         for metric in recipe.metrics
-        if metric.name in before and metric.name in after
+        if metric.name in before and metric.name in after and metric.name not in of_tokens
     }
-    name = recipe.metrics[0].name
-    word, why = intervals.verdict(compared[name].difference, groups, recipe.better)
+    first_score = next((m for m in recipe.metrics if m.name in compared and m.better and not m.partial), None)
+    if first_score is None:
+        raise CheckError(f"{', '.join(of_tokens)} are of other tokens, and both scored nothing else")
+    name, better = first_score.name, first_score.better
+    word, why = intervals.verdict(compared[name].difference, groups, better)
     seeds = _seeds([[float(values[name].mean()) for values in each] for each in by_seed])
     if seeds is not None and word in ("better", "worse"):
-        word, why = _beyond_seeds(seeds, word, recipe)
+        word, why = _beyond_seeds(seeds, word, better)
     distance = answers_of(recipe).distance
     num_changed = sum(distance(new, old) != 0 for old, new in zip(one, two, strict=True))
     if not num_changed and seeds is None:
         word, why = "the same", " in every prediction"
     equal = all(scored.difference.value == 0 for scored in compared.values())
     mind = [] if seeds else notes(first.first, other.first, len(ids), num_changed, equal)
+    if of_tokens:
+        mind.append(f"{', '.join(of_tokens)} are left out: in {num_other:,} rows they are of other tokens")
     return Pair(first.letter, other.letter, len(ids), len(groups), compared, seeds, word, why, mind)
 
 
@@ -207,14 +214,14 @@ def _seeds(values: list[list[float]]) -> Seeds | None:
     return Seeds(first, other, intervals.of_seeds(first, other) if min(len(first), len(other)) > 1 else None)
 
 
-def _beyond_seeds(seeds: Seeds, word: str, recipe: Recipe) -> tuple[str, str]:
+def _beyond_seeds(seeds: Seeds, word: str, better: str) -> tuple[str, str]:
     """A verdict that the rows allow, if the seeds do too."""
     if seeds.difference is None:
         return word, " (on rows like these; one side has a single seed, so how much is luck is unknown)"
     if word == "better":
-        certain = intervals.beyond(seeds.difference, recipe.better)
+        certain = intervals.beyond(seeds.difference, better)
     else:
-        certain = intervals.beyond(seeds.difference, "higher" if recipe.better == "lower" else "lower")
+        certain = intervals.beyond(seeds.difference, "higher" if better == "lower" else "lower")
     if certain:
         return word, " (beyond the rows' interval and the seeds')"
     return "cannot tell", ": beyond the rows' interval, but not beyond the seeds'; more seeds may tell"

@@ -24,6 +24,8 @@ WORDS = ("distribution", "min", "max", "values", "value")
 DISTRIBUTIONS = ("constant", "categorical", "int_uniform", "uniform", "log_uniform_values")
 # Scores are compared between trials, so all of them must be on the same rows.
 ROWS = ("data.data", "data.revision", "data.sample_rows", "data.max_rows", "data.max_rejected")
+# And a loss for each token must be on the same tokens.
+TOKENS = ("task.letters_only", "task.chat")
 SMOKE_SAYS = (
     *("data.max_length", "model.model", "model.init", "adapter.quantize"),
     *("optim.batch", "optim.max_steps", "optim.epochs", "optim.eval_every", "optim.precision"),
@@ -184,6 +186,8 @@ def _unsearchable(key: str) -> str | None:
         return "it decides no number, so there is nothing to search; give it as a flag"
     if key in ROWS:
         return "trials would be scored on different rows; give it as a flag"
+    if key in TOKENS:
+        return "trials would be scored on different tokens; give it as a flag"
     return None
 
 
