@@ -187,10 +187,12 @@ def _pair(first: Side, other: Side, ids: list[str]) -> Pair:
         for metric in recipe.metrics
         if metric.name in before and metric.name in after and metric.name not in of_tokens
     }
-    first_score = next((m for m in recipe.metrics if m.name in compared and m.better and not m.partial), None)
-    if first_score is None:
+    deciding = [
+        (m.name, m.better) for m in recipe.metrics if m.name in compared and not m.partial and m.better
+    ]
+    if not deciding:
         raise CheckError(f"{', '.join(of_tokens)} are of other tokens, and both scored nothing else")
-    name, better = first_score.name, first_score.better
+    name, better = deciding[0]
     word, why = intervals.verdict(compared[name].difference, groups, better)
     seeds = _seeds([[float(values[name].mean()) for values in each] for each in by_seed])
     if seeds is not None and word in ("better", "worse"):
