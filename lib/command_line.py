@@ -106,7 +106,7 @@ def absolute_paths(config: Config) -> Config:
 def prompt_in(file: Path) -> str:
     """The prompt that a file holds, without the line breaks at its end. Raises ValueError."""
     try:
-        words = file.read_text("utf-8").rstrip("\r\n")
+        words = file.read_text("utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--prompt-file {file} cannot be read: {error}") from error
     if not words.strip():

@@ -21,9 +21,12 @@ from lib.corpus.corpus import OTHER, Corpus
 from lib.data.chunks import Chunk, Paragraph, contexts, described, text_of, title_of
 from lib.data.chunks import _drawn as drawn_lazily
 from lib.data.chunks import _made as chunks_with_sources
+from lib.data.loader import Costs
+from lib.data.rows import pack
 from lib.recipe import Example, Row
 from lib.recipes import german_rag
 from lib.tasks import make as make_task
+from lib.tasks.complete import to_write
 from tests.test_choose import tiny_model
 from tests.tools import SHARED
 
@@ -388,6 +391,11 @@ def squad(**columns: Any) -> Row:
             "name one of the chunks' (a-1, 2), or leave it empty",
         ),
         (own(answer=REFUSAL), "which refuses, yet the source is 'a-1'", ""),
+        (
+            own(answer=cite("", "a-1")),
+            "answer is '(Quelle: a-1)', a source alone",
+            "expected words before it",
+        ),
         (own(answer=cite("Blau", "2")), "which cites 2, yet the source is 'a-1'", ""),
         (squad(question=None), "question is None", "expected text"),
         (squad(context=["a"]), "context is ['a']", "expected text"),
@@ -413,6 +421,13 @@ def test_a_malformed_row_is_told_what_was_seen_and_what_is_allowed(row: Row, see
     with pytest.raises(ValueError) as error:
         german_rag.to_example(row)
     assert seen in str(error.value) and allowed in str(error.value)
+
+
+def test_chunks_may_stand_in_a_csv_as_json() -> None:
+    chunks = [{"text": "Das ist blau.", "source": "a-1"}, "Und das rot."]
+    assert german_rag.to_example(own(chunks=json.dumps(chunks))) == german_rag.to_example(own(chunks=chunks))
+    with pytest.raises(ValueError, match=r"expected a list of texts .*in a csv as JSON"):
+        german_rag.to_example(own(chunks="['a', 'b']"))
 
 
 def test_a_row_with_thousands_of_chunks_is_read() -> None:
@@ -498,9 +513,32 @@ def test_chunks_give_way_and_questions_and_answers_never_do(tmp_path: Path) -> N
         # bytes are tokens: the beginning of the long chunk stays, with its source, and all of the short one
         assert "(Quelle: a-1): Ein langer Satz." in prompt and "(Quelle: b-2): Kurz.\n" in prompt
         # the answer has 35 tokens; the question counts as a multiple of 5, a 32nd of the rest
-        assert 196 <= sum(map(len, row.sequences)) <= 200
+        assert 196 <= sum(map(len, row.sequences[:2])) <= 200
     assert counts["prompts cut"] == 2 and counts["questions cut"] == 0
     assert counts["gold passages cut"] == 1, "the one whose answer stands in the chunk that was cut"
+
+
+def test_what_is_read_to_write_does_not_tell_how_long_a_known_answer_is(tmp_path: Path) -> None:
+    """Up to 12 tokens are written; an answer of 35 takes room from its prompt only where it is learned."""
+    chunks = [{"text": "Ein langer Satz. " * 20, "source": "a-1"}]
+    known = own(chunks=chunks, answer="Ein langer Satz.", question="Was steht dort?", source="a-1")
+    rows = finished([known, {**known, "answer": None, "source": None}])
+    found, counts, _ = encoded(rows, tmp_path, "--max-length", "200")
+    both = pack(found)
+    assert to_write(both, 0).tolist() == to_write(both, 1).tolist()
+    assert len(found[0].sequences[0]) < len(to_write(both, 0)) <= 200 - 12
+    assert counts["questions cut"] == 0
+    # what is trained on, and what it costs, is the shorter one
+    costs = Costs(both.with_first(2))
+    assert costs.tokens(np.array([0])) == sum(map(len, found[0].sequences[:2])) <= 200
+
+
+def test_a_prompt_without_a_field_is_refused(tmp_path: Path) -> None:
+    words = ["--model", tiny_model("llama", tmp_path), "--init", "random", "--quantize", "none"]
+    words += ["--lora-rank", "0", "--template", "Nur {chunks}", "--max-length", "200"]
+    words += ["--max-new-tokens", "12"]
+    with pytest.raises(ValueError, match=r"no \{question\}, .* needs \{chunks\} and \{question\}"):
+        make_task(RAG, parse(RAG.config, words, "test")).check()
 
 
 def test_a_row_whose_answer_fits_but_for_its_source_is_rejected(tmp_path: Path) -> None:

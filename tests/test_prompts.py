@@ -178,6 +178,23 @@ def test_a_template_that_writes_the_date_writes_the_same_one_on_any_day() -> Non
     assert tokenizer.decode(row.prompt.tolist()).startswith("Today: 26 Jul 2024\n<|im_start|>user")
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (
+            CHATML.replace("message.content", "message.content[:4]"),
+            "changes an answer: 'Blau.' becomes 'Blau",
+        ),
+        (CHATML.replace("message.content", "message.content | upper"), "changes what is asked"),
+        (CHATML.replace("message.content", "''"), "changes what is asked"),
+        (CHATML.replace("message.content", "1 / 0"), "refuses a row: .*zero; leave --chat out"),
+    ],
+)
+def test_a_template_that_does_not_write_the_words_is_refused(template: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        reader(chat(template)).read([asked("Was?", "Blau.")])
+
+
 def test_a_template_that_refuses_a_row_says_why() -> None:
     for answer in ("Blau.", None):
         with pytest.raises(ValueError, match="refuses a row: a system turn is needed; leave --chat out"):

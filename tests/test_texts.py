@@ -251,6 +251,20 @@ def test_weights_on_the_disk_write_the_same_texts(summary: Path, tmp_path: Path)
     assert [row["answer"] for row in said[0]] == [row["answer"] for row in said[1]]
 
 
+def test_what_a_kill_left_beside_the_texts_is_taken_over(summary: Path, tmp_path: Path) -> None:
+    """The first line of the kept texts was not written yet; the rejected rows were, and those of others."""
+    data, out = Path(without_target("meta_review", tmp_path / "new.jsonl")), tmp_path / "out.jsonl"
+    data.write_text(data.read_text() + json.dumps({"Input": ""}) + "\n")
+    (tmp_path / "out.part.jsonl").touch()
+    (tmp_path / "out.rejected.jsonl").write_text("half")
+    written = predict(summary, OtherRows(str(data)), out, None, None)
+    assert (written.num_rows, written.num_rejected) == (14, 1)
+    (rejected,) = read_lines(tmp_path / "out.rejected.jsonl")
+    assert rejected["where"] == "new.jsonl:15" and not (tmp_path / "out.part.jsonl").exists()
+    with pytest.raises(ValueError, match=r"out\.jsonl is there and is not overwritten"):
+        predict(summary, OtherRows(str(data)), out, None, None)
+
+
 def test_two_ranks_write_what_one_writes(tmp_path: Path) -> None:
     model, said = small_decoder(tmp_path / "base"), []
     for devices in (1, 2):

@@ -7,6 +7,7 @@ import torch
 from lib.bench.clock import now, rates
 from lib.bench.setting import Setting
 from lib.models.placement import place
+from lib.tasks.complete import to_write
 
 
 def write(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def generate(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     how |= {"use_cache": True, "pad_token_id": setting.pad, "eos_token_id": task.tokenizer.eos_token_id}
 
     def one(row: int) -> str:
-        ids = torch.from_numpy(rows.sequences_of(row)[0])[None].long().to(device)
+        ids = torch.from_numpy(to_write(rows, row))[None].long().to(device)
         written = model.generate(ids, attention_mask=torch.ones_like(ids), **how)[0, ids.shape[1] :]
         return task.tokenizer.decode(written.tolist(), skip_special_tokens=True).strip()
 

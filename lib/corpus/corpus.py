@@ -142,7 +142,9 @@ class Corpus:
         if self.revision:
             lines.append(f"commit {self.revision}")
         if self.rejected:
-            lines.append(f"{len(self.rejected)} of {self.num_read} rows rejected, listed in rejected.jsonl")
+            count = f"{len(self.rejected)} of {self.num_read} rows rejected"
+            lines.append(f"{count}; the rejected.jsonl of a run lists them all:")
+            lines += [f"  {row.where}: {row.reason}" for row in self.rejected[:3]]
         if counts := self.counts | encoded:
             lines.append("counted: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
         return lines

@@ -112,7 +112,8 @@ def refuse_rejected(
     the share can be raised."""
     number, total = counts
     if number and number / total > max_rejected:
-        lines = [f"  {row.where}: {row.reason}: {row.value[:120]}" for row in rejected[:5]]
+        shown = [(row.where, row.reason, row.value[:120]) for row in rejected[:5]]
+        lines = ["  " + ": ".join(filter(None, words)) for words in shown]
         where = " (see rejected.jsonl)" if listed else ""
         more = [f"  ... and {number - 5} more{where}"] if number > 5 else []
         share = math.ceil(100 * number / total) / 100

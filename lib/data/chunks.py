@@ -6,10 +6,12 @@ of one paragraph have one and the same context.
 """
 
 import hashlib
+import json
 import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 
@@ -62,8 +64,13 @@ def text_of(described: str, source: str) -> str:
 def chunks_of(value: object) -> list[Chunk]:
     """A row's list of texts, or of objects with `text` and perhaps source, module, title, ects; a chunk
     without a source is called by its number. Raises ValueError."""
+    if isinstance(value, str) and value.lstrip().startswith("["):  # as a csv holds it, by json.dumps
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"chunks is {value!r:.80}, expected a list of texts or of objects with a text")
+        raise ValueError(
+            f"chunks is {value!r:.80}, expected a list of texts or of objects with a text (in a csv as JSON)"
+        )
     chunks = [_chunk(number, one) for number, one in enumerate(value, 1)]
     ((source, count),) = Counter(chunk.source for chunk in chunks).most_common(1)
     if count > 1:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 
 from lib.data import text
 from lib.data.text import Tokens
@@ -222,8 +221,10 @@ def chat_texts(tokenizer: Any, words: str, completion: str | None) -> tuple[str,
     try:
         before: str = render([turn], tokenize=False, add_generation_prompt=True)
         after: str = before if completion is None else render([turn, answer], tokenize=False)
-    except TemplateError as error:
+    except Exception as error:  # a template is somebody else's program, and may stumble over anything
         raise ValueError(f"the model's chat template refuses a row: {error}; leave --chat out") from error
+    if turn["content"].strip() not in before:
+        raise ValueError(f"the model's chat template changes what is asked: {before!r:.80}; leave --chat out")
     if completion is None:
         return before, before
     if not after.startswith(before) or len(after) == len(before):
@@ -233,7 +234,20 @@ def chat_texts(tokenizer: Any, words: str, completion: str | None) -> tuple[str,
             f"{before[max(0, parts - 20) : parts + 20]!r} becomes {after[max(0, parts - 20) : parts + 20]!r} "
             f"at character {parts}; leave --chat out"
         )
+    if answer["content"] not in after[len(before) :]:
+        raise ValueError(
+            f"the model's chat template changes an answer: {answer['content'][:60]!r} becomes "
+            f"{after[len(before) :][:80]!r}; leave --chat out"
+        )
     return before, after
+
+
+def vanished(fields: Fields, completion: str | None) -> str | None:
+    """What letters_only would leave nothing of: a field's name, or the text; None where something is left."""
+    for name, pieces in fields.items():
+        if any(piece.strip() for piece in pieces) and not any(letters_only(p).strip() for p in pieces):
+            return name
+    return "text" if completion is not None and not letters_only(completion).strip() else None
 
 
 def _harmless(tokenizer: Any, words: str) -> str:

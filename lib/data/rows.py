@@ -5,7 +5,7 @@ A row is one or more sequences of token ids and a label. Arrays are plain .npy f
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,12 @@ class Rows:
         """One row as `encode` made it."""
         numbers = (int(column[number]) for column in (self.labels, self.num_targets, self.num_cut))
         return EncodedRow(self.ids[number], self.sequences_of(number), *numbers)
+
+    def with_first(self, number: int) -> "Rows":
+        """Of each row its first so many sequences alone."""
+        if (np.diff(self.row_starts) <= number).all():
+            return self
+        return pack([replace(row, sequences=row.sequences[:number]) for row in self])
 
     def sum_by_row(self, per_sequence: np.ndarray) -> np.ndarray:
         """(rows,) sums of a value of each sequence."""

@@ -43,6 +43,9 @@ def ask(path: Path, split: str, threads: int | None) -> Asked:
     predictor = run.predictor(run.world(threads))
     predictions: dict[str, list[Prediction]] = {}
     for name, examples in rows.items():
+        predictions[name] = []
+        if not examples:  # with one chunk in every row, none can be removed or moved
+            continue
         encoded = pack(predictor.task.encode(examples, predictor.world.stop.raise_if_requested, refuse=False))
         texts = {row["id"]: row for some in predictor.texts(encoded, range(len(encoded))) for row in some}
         predictions[name] = kept([texts[identity] for identity in encoded.ids], examples, run.recipe)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lib.answers import load as answers_of
 from lib.base.console import Meter, speak
-from lib.base.files import write_csv, write_lines
+from lib.base.files import write_csv, write_lines, write_text
 from lib.base.heap import give_back_at_once
 from lib.contradictions import refuse_threads
 from lib.corpus.corpus import OTHER
@@ -58,7 +58,8 @@ def predict(
     submission = out.with_suffix(SUBMISSION) if run.recipe.submission is not None else None
     index = run.index()
     others = [submission, out.with_suffix(CONTEXTS) if index else None, out.with_suffix(REJECTED)]
-    _refuse_taken(out, others, offload)
+    going_on = out.with_suffix(PART).exists()  # then what lies beside it was left by the same command
+    _refuse_taken(out, [] if going_on else others, offload)
     corpus = run.other_rows(other, with_label=False)
     retrieved = run.retrieved(corpus, index, world) if index is not None else None
     if retrieved is not None:
@@ -69,7 +70,7 @@ def predict(
     answers = answers_of(run.recipe)
     rows = corpus.encode(OTHER, predictor.task, world.stop.raise_if_requested, refuse=False)
     if count := predictor.task.counts.get("questions cut"):
-        speak(f"WARNING: {count} rows are longer than the model can read: their questions lost the end")
+        speak(f"WARNING: {count} rows are longer than the model can read: their questions were cut, too")
     if predictor.task.writes:
         predictions = _texts(predictor, rows, Part(out.with_suffix(PART), _key(run, rows)))
     else:
@@ -79,7 +80,7 @@ def predict(
     if retrieved is not None:
         retrieved.write(out.with_suffix(CONTEXTS))
     if corpus.rejected:
-        write_lines(out.with_suffix(REJECTED), map(asdict, corpus.rejected), new=True)
+        write_lines(out.with_suffix(REJECTED), map(asdict, corpus.rejected), new=not going_on)
     lines = [row | {"answer": answers.words(answers.answer(row), row)} for row in predictions]
     write_lines(out, lines, new=True)
     out.with_suffix(PART).unlink(missing_ok=True)
@@ -98,9 +99,9 @@ class Part:
 
     def read(self) -> dict[str, Prediction]:
         """Raises ValueError when they are of another model, or of other rows."""
-        if not self.path.exists():
+        if not self.path.exists() or not self.path.stat().st_size:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps({"key": self.key}) + "\n")
+            write_text(self.path, json.dumps({"key": self.key}) + "\n")
         head, *lines = self.path.read_text().splitlines() or [""]
         if head != json.dumps({"key": self.key}):
             raise ValueError(

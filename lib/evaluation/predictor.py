@@ -37,7 +37,7 @@ class Predictor:
             asked_to_stop = self.world.stop.requested
             shares = dist.gather_json([asked_to_stop, mine if piece.weight else []])
             if any(stop for stop, _ in shares):
-                raise StoppedError("stopped during evaluation")
+                raise StoppedError("asked to stop while rows were scored; the same command goes on")
             yield [row for _, share in shares for row in share]
 
     def predict(self, rows: Rows, texts: Sequence[int] | None = None) -> list[Prediction]:

@@ -3,10 +3,13 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from lib import recipe as recipes
 from lib.answers import intervals
 from lib.answers.intervals import Groups, signed
 from lib.base.console import speak
+from lib.base.exits import RepeatsError
 from lib.command_line import prompt_in, settled
 from lib.config import AdapterConfig, CompleteConfig, Config
 from lib.contradictions import refuse_threads
@@ -104,6 +107,10 @@ def _compared(recipe: Recipe, model: str, said: dict[str, list[Prediction]]) -> 
     values = {name: recipe.by_row(rows) for name, rows in said.items()}
     (first, before), *others = values.items()
     groups, metric = Groups.of(said[first]), recipe.metrics[0]
+    if not all(np.isfinite(each[metric.name]).all() for each in values.values()):
+        raise RepeatsError(
+            f"{model} has no finite {metric.name} on these rows: its weights, or its precision"
+        )
     verdicts = {}
     for name, after in others:
         difference = intervals.difference(before[metric.name], after[metric.name], groups)

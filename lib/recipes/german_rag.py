@@ -114,7 +114,9 @@ def _from_chunks(row: Row) -> Example:
     if source:
         example["gold"] = sources.index(source)
     if answer is not None and source:
-        example["short"] = [uncited(_text("answer", answer))]
+        if not (short := uncited(_text("answer", answer))):
+            raise ValueError(f"answer is {answer!r:.80}, a source alone; expected words before it")
+        example["short"] = [short]
         example["target"] = _cited(answer, source)
     elif answer is not None:
         if answer and not said(answer).refused:

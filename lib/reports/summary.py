@@ -33,7 +33,7 @@ def summarize(recipe: Recipe, predictions: Sequence[Prediction], baselines: dict
             *_no_numbers(values, recipe.metrics),
             *answers.warnings(predictions),
             *_chance(answers.chance, gains),
-            *_beaten(gains),
+            *(_beaten(gains) if len(groups) >= MIN_GROUPS else []),
         ],
         scores=scores,
         baselines=dict(zip(baselines, beside, strict=True)),

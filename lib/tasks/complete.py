@@ -7,7 +7,7 @@ lib.data.completions: how). Evaluation measures that loss; what the model writes
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lib.data import text
 from lib.data.collate import group, matrix
 from lib.data.completions import SharedCosts, lay
 from lib.data.loader import Costs, MicroBatch
-from lib.data.prompts import Asked, PromptReader, Read, Template, letters_only
+from lib.data.prompts import Asked, PromptReader, Read, Template, letters_only, vanished
 from lib.data.rows import EncodedRow, Rows
 from lib.models import backbone, completers
 from lib.models.completers import Likely
@@ -34,6 +34,12 @@ KNOWN = 0  # the label of rows whose text is known
 # Texts are written without activations for a backward pass, so more tokens fit into memory at once than in
 # training: keys and values of this many times the token budget.
 WRITING = 4
+
+
+def to_write(rows: Rows, row: int) -> np.ndarray:
+    """The prompt that a text is written behind."""
+    prompt, _, *of_unknown = rows.sequences_of(row)
+    return of_unknown[0] if of_unknown else prompt
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,12 @@ class Complete(ModelTask):
                 f"--max-new-tokens {self.options.max_new_tokens} leaves no room for a prompt in --max-length "
                 f"{self.config.data.max_length}"
             )
-        self._reader()
+        used = {name for _, name in self._reader().template.parts}
+        if unread := [name for name in self.recipe.fields if name not in used]:
+            raise ValueError(
+                f"the prompt has no {{{unread[0]}}}, so the model would not read it; the prompt needs "
+                f"{' and '.join('{' + name + '}' for name in self.recipe.fields)}"
+            )
 
     def _reader(self) -> PromptReader:
         template = Template.parse(self.options.template, self.recipe.fields, "the prompt")
@@ -94,8 +105,8 @@ class Complete(ModelTask):
         )
 
     def _room(self, completion: int) -> int:
-        """Tokens of a completion -> most tokens of its prompt. What is to be written has the same room
-        whatever its length, so that a prompt does not tell how long its text is."""
+        """Tokens of a completion -> most tokens of its prompt. All texts up to the most that are written have
+        the same room, so that a prompt does not tell how long its text is."""
         limit = self.config.data.max_length
         return limit if self.kind == "seq2seq" else limit - max(completion, self.options.max_new_tokens)
 
@@ -116,10 +127,11 @@ class Complete(ModelTask):
             for row in examples
         ]  # fmt: skip
         reasons = {}
-        for row, asked, read in zip(examples, least, self._reader().read(least, between), strict=True):
+        for row, read in zip(examples, self._reader().read(least, between), strict=True):
             size = len(read.completion)
-            if asked.completion is not None and not asked.completion.strip():
-                reasons[row["id"]] = "nothing is left of its text with --letters-only"
+            gone = self.options.letters_only and vanished(row["fields"], row.get("target"))
+            if gone:
+                reasons[row["id"]] = f"nothing is left of its {gone} with --letters-only"
             elif read.excess or size > self.config.data.max_length:
                 needed = size + len(read.prompt) if self.kind == "causal" else max(size, len(read.prompt))
                 reasons[row["id"]] = (
@@ -131,8 +143,28 @@ class Complete(ModelTask):
     def encode(
         self, examples: list[Example], between: Callable[[], None] = lambda: None, refuse: bool = True
     ) -> list[EncodedRow]:
-        found = self._reader().read([self._asked(row) for row in examples], between)
-        return [self._encoded(*pair, refuse) for pair in zip(examples, found, strict=True)]
+        """Sequences: prompt, completion, and where this one is so long that it took room from its prompt, the
+        prompt as it is read by who does not know the completion."""
+        reader, asked = self._reader(), [self._asked(row) for row in examples]
+        found = reader.read(asked, between)
+        rows = [self._encoded(*pair, refuse) for pair in zip(examples, found, strict=True)]
+        most = self.options.max_new_tokens
+        causal = self.kind == "causal"  # else the two share no room
+        long = [place for place, read in enumerate(found) if causal and len(read.completion) > most]
+        unknown = reader.read([replace(asked[place], completion=None) for place in long], between)
+        for place, read in zip(long, unknown, strict=True):
+            found[place], prompt = read, self._fitting(read)
+            if not np.array_equal(prompt, rows[place].sequences[0]):
+                rows[place].sequences.append(prompt)
+        self.counts["questions cut"] += sum(read.excess > 0 for read in found)
+        return rows
+
+    def _fitting(self, read: Read) -> np.ndarray:
+        """The prompt; without its beginning where nothing that may give way is left and a row must be
+        answered."""
+        start = text.specials_of(self.tokenizer).start
+        rest = read.prompt[len(start) + read.excess :]
+        return np.concatenate([start, rest]).astype(np.int32) if read.excess else read.prompt
 
     def _encoded(self, example: Example, read: Read, refuse: bool) -> EncodedRow:
         if read.excess and refuse:
@@ -140,28 +172,25 @@ class Complete(ModelTask):
                 f"row {example['id']}: its prompt takes {read.excess} tokens more than --max-length "
                 f"{self.config.data.max_length} leaves, without anything that may give way"
             )
-        prompt = read.prompt
-        if read.excess:  # the last resort, where a row must be answered: its beginning goes, not its end
-            start = text.specials_of(self.tokenizer).start
-            prompt = np.concatenate([start, prompt[len(start) + read.excess :]]).astype(np.int32)
-            self.counts["questions cut"] += 1
         cut = sum(read.lost)
         self.counts["prompts cut"] += cut > 0
         self.counts["prompt tokens cut"] += cut
         gold = example.get("gold")
         self.counts["gold passages cut"] += gold is not None and read.lost[gold] > 0
         label = NO_LABEL if example.get("target") is None else KNOWN
-        return EncodedRow(example["id"], [prompt, read.completion], label, len(read.completion), cut)
+        sequences = [self._fitting(read), read.completion]
+        return EncodedRow(example["id"], sequences, label, len(read.completion), cut)
 
     def lengths(self, row: EncodedRow) -> list[int]:
-        lengths = super().lengths(row)
+        lengths = super().lengths(row)[:2]
         return [sum(lengths)] if self.kind == "causal" else [max(lengths)]
 
     def shown(self, row: EncodedRow) -> list[str]:
-        prompt, completion = super().shown(row)
+        prompt, completion = super().shown(row)[:2]
         return [prompt, f"[[{completion}]]"]
 
     def costs(self, rows: Rows) -> Costs:
+        rows = rows.with_first(2)
         return SharedCosts(rows, self.options.draw == "contexts") if self.kind == "causal" else Costs(rows)
 
     def assemble(self, base: Any, frozen: list[nn.Module]) -> nn.Module:
@@ -231,8 +260,9 @@ class Complete(ModelTask):
         options = self.options
         ends, pad = self.ends, self.specials.pad
         how = How(options.max_new_tokens, tuple(ends), pad, options.temperature, options.top_p)
-        prompts = [rows.sequences_of(row)[0] for row in indices]
-        seeds = [zlib.crc32(f"{self.config.optim.seed} {rows.ids[row]}".encode()) for row in indices]
+        prompts = [to_write(rows, row) for row in indices]
+        names = [f"{self.config.optim.seed} {rows.ids[row]}" for row in indices]
+        seeds = [zlib.crc32(name.encode("utf-8", "surrogatepass")) for name in names]
         assert isinstance(model, LanguageModel)
         written = write(model, prompts, how, seeds)
         return [
