@@ -16,7 +16,7 @@ SUBJECT = Subject(
     tokenizer="gpt-neox-20b",
     shape=PYTHIA,
 )
-OURS, FOUR = "ours, 1 row a pass", "ours, 4 rows a pass"  # as its fastest; as the recipe comes
+OURS, FOUR = "ours, 1 row a pass", "ours, 4 rows a pass"  # as the Trainer at its fastest; as the recipe comes
 GOALS = [Goal(OURS, TRAINER, faster=1.8, memory=0.5), Goal(FOUR, LIKE_OURS, memory=0.5)]
 
 

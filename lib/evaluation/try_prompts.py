@@ -108,9 +108,7 @@ def _compared(recipe: Recipe, model: str, said: dict[str, list[Prediction]]) -> 
     (first, before), *others = values.items()
     groups, metric = Groups.of(said[first]), recipe.metrics[0]
     if not all(np.isfinite(each[metric.name]).all() for each in values.values()):
-        raise RepeatsError(
-            f"{model} has no finite {metric.name} on these rows: its weights, or its precision"
-        )
+        raise RepeatsError(f"{model} has no finite {metric.name} on these rows; name another --model")
     verdicts = {}
     for name, after in others:
         difference = intervals.difference(before[metric.name], after[metric.name], groups)
