@@ -197,7 +197,9 @@ def test_the_baseline_is_that_of_the_kind_and_stands_beside_the_score(weight: Re
     # two rows, 1 and 0.75 off the mean of their errors; Student's t with one degree of freedom is 12.7062
     assert model == "mean_absolute_error model 2.0000 [-10.7062, 14.7062]"
     assert mean == "mean 1.2500 [-8.2797, 10.7797]"
-    assert warning.startswith("WARNING: THE MODEL CANNOT BE TOLD FROM CHANCE: NO SCORE IS BETTER THAN MEAN")
+    assert warning.startswith(
+        "WARNING: THE MODEL'S ANSWERS CANNOT BE TOLD FROM CHANCE: NO SCORE IS BETTER THAN MEAN"
+    )
 
 
 def test_a_model_that_has_learned_is_not_warned_of(weight: Recipe) -> None:

@@ -79,7 +79,7 @@ def test_malformed_rows_are_listed_with_line_and_reason_and_kept(
     file = write_jsonl(tmp_path / "rows.jsonl", changed(**values))
     assert train("--data", str(file)) == 2
     said = capsys.readouterr().err
-    assert "10 of 120 rows are malformed" in said and "rows.jsonl:13: " in said and "--max-rejected" in said
+    assert "10 of 120 rows cannot be used" in said and "rows.jsonl:13: " in said and "--max-rejected" in said
     assert reason in said
     (kept,) = tmp_path.glob("runs/arena/*/rejected.jsonl")
     assert [json.loads(line)["where"] for line in kept.read_text().splitlines()][:2] == [

@@ -246,7 +246,7 @@ def test_a_good_model_is_not_beaten_by_one_that_refuses_all() -> None:
     assert "correct_refusals" not in found["gains"]["always refuse"]
     assert found["gains"]["always refuse"]["exact_match"] == 1
     bad = summarized(rows_of(0.0, 0.0))["warnings"]
-    assert bad[0].startswith("THE MODEL CANNOT BE TOLD FROM CHANCE")
+    assert bad[0].startswith("THE MODEL'S ANSWERS CANNOT BE TOLD FROM CHANCE")
     assert any(warning.startswith("ALWAYS REFUSE IS BETTER THAN THE MODEL") for warning in bad)
 
 

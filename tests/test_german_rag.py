@@ -17,7 +17,7 @@ from lib.answers.citing import REFUSAL, cite, said
 from lib.answers.text_metrics import words
 from lib.command_line import parse
 from lib.config import DataConfig, RagConfig
-from lib.corpus.corpus import OTHER, Corpus
+from lib.corpus.corpus import OTHER, Corpus, cut_warnings
 from lib.data.chunks import Chunk, Paragraph, contexts, described, text_of, title_of
 from lib.data.chunks import _drawn as drawn_lazily
 from lib.data.chunks import _made as chunks_with_sources
@@ -563,6 +563,10 @@ def test_a_row_whose_answer_fits_but_for_its_source_is_rejected(tmp_path: Path) 
     left = read.usable(lambda found: task.unusable(found, lambda: None), config.task)
     assert [row["id"] for row in left.splits["train"]] == ["fits"]
     assert sorted(one.reason[:29] for one in left.rejected) == ["its text has 84 tokens and do"] * 2
+    # a length that would do is a length that the model takes
+    task.described = dataclasses.replace(task.described, max_positions=120)
+    left = read.usable(lambda found: task.unusable(found, lambda: None), config.task)
+    assert all(one.reason.endswith("takes 120") and "it needs" in one.reason for one in left.rejected)
 
 
 @needs_questions
@@ -572,6 +576,8 @@ def test_cut_passages_are_counted_on_real_questions(tmp_path: Path) -> None:
     _, counts, _ = encoded(rows, tmp_path, "--max-length", "512")
     # every context has four paragraphs of 500 bytes or more, and loses some of the longest
     assert counts["prompts cut"] == 16 and 0 < counts["gold passages cut"] <= 8
+    (warning,) = cut_warnings(counts)
+    assert f"{counts['gold passages cut']} rows' passages with the answer were cut" in warning
 
 
 @pytest.mark.parametrize("flags", [["--chunks", "0"], ["--unanswerable", "1.5"], ["--letters-only"]])

@@ -64,7 +64,7 @@ def test_rows_that_cannot_be_scored_and_rows_that_training_nearly_knew_are_said(
     assert found.now["num_rows"] == 103
     first, second = found.notes
     assert first.startswith("WARNING: 3 of 103 rows say nearly what a row of training says, near 0 and ")
-    assert second.startswith("WARNING: 1 malformed rows are not scored: ")
+    assert second.startswith("WARNING: 1 rows that cannot be used are not scored: ")
     assert [line["where"] for line in read_lines(found.folder / "rejected.jsonl")] == ["rows.jsonl:4"]
     assert read_json(found.folder / "scores.json")["num_rejected"] == 1
 

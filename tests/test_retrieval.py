@@ -313,7 +313,7 @@ def test_broken_lines_are_listed_and_too_many_refused(model: str, tmp_path: Path
     lines[3], lines[7], lines[9] = "{broken", '{"id": "x"}', '{"text": "  "}'
     file = tmp_path / "passages.jsonl"
     file.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match="3 of 40 rows are malformed, more than --max-rejected 0.01 allows"):
+    with pytest.raises(ValueError, match="3 of 40 rows cannot be used, more than --max-rejected 0.01 allows"):
         build(file, tmp_path / "index", model)
     said = read_lines(tmp_path / "index" / "rejected.jsonl")
     assert [line["where"] for line in said] == [f"passages.jsonl:{number}" for number in (4, 8, 10)]

@@ -28,7 +28,7 @@ def test_a_signal_sets_the_flag_and_ends_nothing(number: signal.Signals) -> None
     assert not stop.requested
     signal.raise_signal(number)
     assert stop.requested and stop.reason == number.name
-    with pytest.raises(StoppedError, match=f"{number.name} before the first step"):
+    with pytest.raises(StoppedError, match=f"{number.name}; run the same command again"):
         stop.raise_if_requested()
 
 

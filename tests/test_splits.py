@@ -161,7 +161,7 @@ def test_rejected_rows_are_allowed_up_to_the_share_and_not_one_more(
 ) -> None:
     for num_rejected in range(max(0, most - 1), most + 1):
         assert len(with_rejected(num_rejected, num_read, share).rejected) == num_rejected
-    with pytest.raises(ValueError, match=f"{most + 1} of {num_read} rows are malformed") as refused:
+    with pytest.raises(ValueError, match=f"{most + 1} of {num_read} rows cannot be used") as refused:
         with_rejected(most + 1, num_read, share)
     assert "rows.csv:0: no winner" in str(refused.value)
     # what the message says to type is enough

@@ -197,9 +197,12 @@ def test_exact_match_and_overlap_are_of_words(answer: str, target: str, exact: i
         # abcd bcda cdab dabc abcd: one of five
         ("A b c d, a b c d", 1 / 5),
         ("nein " * 103, 99 / 100),
+        # of signs: :::: five times
+        (":" * 8, 4 / 5),
+        ("Quelle", 0),
     ],
 )
-def test_repetition_is_the_share_of_runs_of_four_words_that_stood_there(text: str, share: float) -> None:
+def test_repetition_is_the_share_of_runs_of_four_that_stood_there(text: str, share: float) -> None:
     assert repetition(text) == pytest.approx(share) and REPETITION([row(text, "x")]) == pytest.approx(share)
 
 

@@ -144,8 +144,11 @@ def _overlap(said: list[str], true: list[str]) -> float:
 
 
 def repetition(text: str, run: int = 4) -> float:
-    """Share of the runs of four words that stood in the text before; 0 for shorter texts."""
-    said = words(text)
+    """Share of the runs of four words that stood in the text before; of four signs in a text of fewer words,
+    which may be one sign over and over."""
+    said: Sequence[str] = words(text)
+    if len(said) < run:
+        said = "".join(text.split())
     runs = [tuple(said[place : place + run]) for place in range(len(said) - run + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 

@@ -14,6 +14,10 @@ from lib.task import Task
 
 PROBES = "probes"  # the split name of a recipe's probes
 OTHER = "data"  # the split name of rows that a finished run has never seen
+CUTS = {  # what a task counted -> what people should know of it
+    "questions cut": "rows are longer than the model can read: their questions were cut, too",
+    "gold passages cut": "rows' passages with the answer were cut to fit; a larger --max-length reads more",
+}
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class Corpus:
             lines += [f"  {row.where}: {row.reason}" for row in self.rejected[:3]]
         if counts := self.counts | encoded:
             lines.append("counted: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-        return lines
+        return lines + cut_warnings(encoded)
 
     def encode(
         self, split: str, task: Task, between: Callable[[], None] = lambda: None, refuse: bool = True
@@ -155,3 +159,8 @@ class Corpus:
         """Token ids of one split, in memory; for one process. `between` may raise to stop; `refuse`: as
         task.encode has it."""
         return pack(task.encode(self.splits[split], between, refuse))
+
+
+def cut_warnings(counts: Mapping[str, int]) -> list[str]:
+    """Of what a task counted while it encoded rows."""
+    return [f"WARNING: {counts[name]} {said}" for name, said in CUTS.items() if counts.get(name)]

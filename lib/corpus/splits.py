@@ -107,8 +107,8 @@ def _no_answer(row: RawRow, recipe: Recipe) -> str:
 def refuse_rejected(
     rejected: list[Rejected], counts: tuple[int, int], max_rejected: float, listed: bool = True
 ) -> None:
-    """Raises ValueError when more rows are malformed than `max_rejected` (a share) allows. `counts`: of
-    malformed rows (`rejected` may hold the first of them only) and of all. `listed`: in rejected.jsonl, and
+    """Raises ValueError when more rows cannot be used than `max_rejected` (a share) allows. `counts`: of
+    these rows (`rejected` may hold the first of them only) and of all. `listed`: in rejected.jsonl, and
     the share can be raised."""
     number, total = counts
     if number and number / total > max_rejected:
@@ -119,7 +119,7 @@ def refuse_rejected(
         share = math.ceil(100 * number / total) / 100
         allow = f", or allow them with --max-rejected {share:g}" if share < 1 and listed else ""
         raise ValueError(
-            f"{number} of {total} rows are malformed, more than --max-rejected "
+            f"{number} of {total} rows cannot be used, more than --max-rejected "
             f"{max_rejected:g} allows:\n" + "\n".join(lines + more) + f"\nmend them{allow}"
         )
 

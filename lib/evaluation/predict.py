@@ -11,7 +11,7 @@ from lib.base.console import Meter, speak
 from lib.base.files import write_csv, write_lines, write_text
 from lib.base.heap import give_back_at_once
 from lib.contradictions import refuse_threads
-from lib.corpus.corpus import OTHER
+from lib.corpus.corpus import OTHER, cut_warnings
 from lib.corpus.splits import digest
 from lib.data.rows import Rows
 from lib.evaluation.predictor import SAY_EVERY_S, Predictor
@@ -32,12 +32,12 @@ class Written:
     num_rows: int
     num_rejected: int
     rejected: Path | None
-    """The malformed rows, with reasons, if there are any."""
+    """The rows that cannot be used, with reasons, if there are any."""
 
     def in_words(self) -> str:
         lines = [f"{self.num_rows} rows predicted: {self.path}"]
         if self.rejected is not None:
-            none = f"{self.num_rejected} malformed rows have no prediction"
+            none = f"{self.num_rejected} rows that cannot be used have no prediction"
             lines.append(f"WARNING: {none}: {self.rejected} says why")
         if self.submission is not None:
             lines.append(f"submission: {self.submission}")
@@ -69,8 +69,8 @@ def predict(
     predictor = run.predictor(world, offload)
     answers = answers_of(run.recipe)
     rows = corpus.encode(OTHER, predictor.task, world.stop.raise_if_requested, refuse=False)
-    if count := predictor.task.counts.get("questions cut"):
-        speak(f"WARNING: {count} rows are longer than the model can read: their questions were cut, too")
+    for warning in cut_warnings(predictor.task.counts):
+        speak(warning)
     if predictor.task.writes:
         predictions = _texts(predictor, rows, Part(out.with_suffix(PART), _key(run, rows)))
     else:

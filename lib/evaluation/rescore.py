@@ -60,7 +60,9 @@ def rescore(
     try:
         if rejected:
             write_lines(into.rejected, map(asdict, rejected))
-            notes.append(f"WARNING: {len(rejected)} malformed rows are not scored: {into.rejected} says why")
+            notes.append(
+                f"WARNING: {len(rejected)} rows that cannot be used are not scored: {into.rejected} says why"
+            )
         if index is not None:
             asked = corpus.with_splits({OTHER: corpus.splits[OTHER]})
             retrieved = run.retrieved(asked, index, world)

@@ -22,7 +22,7 @@ class Written:
 
     def in_words(self) -> str:
         sizes = ", ".join(f"{split} {size}" for split, size in self.rows.items())
-        left_out = f"; {self.num_rejected} malformed rows left out" if self.num_rejected else ""
+        left_out = f"; {self.num_rejected} rows that cannot be used left out" if self.num_rejected else ""
         return f"{self.folder}: {sizes} rows{left_out}; read them with --data {self.folder}"
 
 

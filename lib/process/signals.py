@@ -47,7 +47,7 @@ class StopFlag:
             os._exit(STOPPED)  # the user insists: the last checkpoint is whole, nothing else needs saving
 
     def raise_if_requested(self) -> None:
-        """Raises StoppedError; for work of one process alone, before training. What long work calls between
-        two of its pieces."""
+        """Raises StoppedError; for work of one process alone, which training is not. What long work calls
+        between two of its pieces."""
         if self.requested:
-            raise StoppedError(f"{self.reason} before the first step; run the same command to begin")
+            raise StoppedError(f"{self.reason}; run the same command again")

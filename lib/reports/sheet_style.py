@@ -24,8 +24,9 @@ LINE = Side(style="thin", color="B8BEC6")
 BOX = Border(left=LINE, right=LINE, top=LINE, bottom=LINE)
 
 READ_ME = (
-    "Each row of the tab 'review' has the words that two models have read (context, question), a reference, "
-    "and the texts that the two wrote. Whose text is the first one was drawn by lot for each row.",
+    "Each row of the tab 'review' has the words that two models were given (context, question; of a "
+    "long context a model may have read only the beginnings of its parts), a reference, and the texts that "
+    "the two wrote. Whose text is the first one was drawn by lot for each row.",
     "Judge each text by itself: pick 0, 1 or 2 in its two yellow cells, by the table below. 'factuality 1' "
     "is that of text 1.",
     "Leave a cell empty where you cannot judge. What is worth saying goes into the comment.",

@@ -124,7 +124,8 @@ def _chance(chance: Sequence[str], gains: dict[str, dict[str, int]]) -> list[str
     if not blind or any(all(gain.get(score, 0) > 0 for gain in blind) for score in blind[0]):
         return []
     names = " AND ".join(chance).upper()
-    return [f"THE MODEL CANNOT BE TOLD FROM CHANCE: NO SCORE IS BETTER THAN {names} BEYOND ITS 95 % INTERVAL"]
+    nothing = f"NO SCORE IS BETTER THAN {names} BEYOND ITS 95 % INTERVAL"
+    return [f"THE MODEL'S ANSWERS CANNOT BE TOLD FROM CHANCE: {nothing}"]
 
 
 def _beaten(gains: dict[str, dict[str, int]]) -> list[str]:

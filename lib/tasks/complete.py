@@ -133,12 +133,20 @@ class Complete(ModelTask):
             if gone:
                 reasons[row["id"]] = f"nothing is left of its {gone} with --letters-only"
             elif read.excess or size > self.config.data.max_length:
-                needed = size + len(read.prompt) if self.kind == "causal" else max(size, len(read.prompt))
-                reasons[row["id"]] = (
-                    f"its text has {size} tokens and does not fit into --max-length "
-                    f"{self.config.data.max_length} beside its prompt; --max-length {needed} would do"
-                )
+                reasons[row["id"]] = self._too_long(size, len(read.prompt))
         return reasons
+
+    def _too_long(self, size: int, prompt: int) -> str:
+        """Of a text and what must stand before it, in tokens."""
+        needed = size + prompt if self.kind == "causal" else max(size, prompt)
+        limit = self.described.max_positions
+        mended = f"--max-length {needed} would do"
+        if limit is not None and needed > limit:
+            mended = f"it needs {needed}, and {self.described.name} takes {limit}"
+        return (
+            f"its text has {size} tokens and does not fit into --max-length {self.config.data.max_length} "
+            f"beside its prompt; {mended}"
+        )
 
     def encode(
         self, examples: list[Example], between: Callable[[], None] = lambda: None, refuse: bool = True
