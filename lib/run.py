@@ -132,7 +132,7 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     config, world = job.config, job.world
     task = make_task(job.recipe, config)
     rows = encoded.rows("train")
-    model: Any = place(task.build(begin), world.device, world.precision)
+    model: Any = place(task.build(begin), world.device)
     if dist.any_rank(world.stop.requested):
         raise StoppedError("stopped while the model was loaded; the same command goes on")
     if config.compute.gradient_checkpointing:

@@ -92,8 +92,8 @@ class Task(Protocol):
     def loss(self, output: Any, batch: Any) -> Tensor:
         """SUM of the losses of all targets in the batch, in float32."""
 
-    def hits(self, output: Any, batch: Any) -> int:
-        """How many targets of a training batch the output has right."""
+    def hits(self, output: Any, batch: Any) -> Tensor:
+        """() int64, how many targets of a training batch the output has right; nobody waits for it here."""
 
     def predict(self, model: nn.Module, batch: Any) -> list[Prediction]:
         """One plain record a row, without its id."""

@@ -25,7 +25,7 @@ from lib.process import dist
 from lib.process.world import World
 from lib.training import optim
 from lib.training.checkpoint import Snapshot
-from lib.training.engine import Fitted, Loss, MakeBatch, StepResult, freeze_unused
+from lib.training.engine import Fitted, Loss, MakeBatch, freeze_unused
 
 
 class Owners:
@@ -63,23 +63,23 @@ class Owners:
     def backward(self, loss_sum: Tensor, scale: float) -> None:
         (loss_sum * scale).backward()
 
-    def step(self, learning_rate: float) -> StepResult:
+    def norm(self) -> Tensor:
         for _, parameter in self.owned.values():
             torch_dist.all_reduce(parameter.grad)
+        self.last_norm = nn.utils.get_total_norm([parameter.grad for _, parameter in self.owned.values()])
+        return self.last_norm
+
+    def step(self, learning_rate: float) -> None:
         parameters = [parameter for _, parameter in self.owned.values()]
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-        finite = math.isfinite(norm.item())
-        if finite:
-            nn.utils.clip_grads_with_norm_(parameters, self.config.clip or math.inf, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-            for owner, parameter in self.owned.values():
-                parameter.grad = parameter.grad if owner == self.world.rank else None
-            self.optimizer.step()
-            for owner, parameter in self.owned.values():
-                torch_dist.broadcast(parameter.data, owner)
+        nn.utils.clip_grads_with_norm_(parameters, self.config.clip or math.inf, self.last_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        for owner, parameter in self.owned.values():
+            parameter.grad = parameter.grad if owner == self.world.rank else None
+        self.optimizer.step()
+        for owner, parameter in self.owned.values():
+            torch_dist.broadcast(parameter.data, owner)
         self.forget()
-        return StepResult(norm.item(), finite)
 
     def forget(self) -> None:
         self.module.zero_grad(set_to_none=True)

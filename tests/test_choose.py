@@ -67,7 +67,7 @@ def test_rows_of_one_tensor_find_their_own_states() -> None:
     assert tree.parts[1].tolist() == [0, 1, 2, 0] and tree.documents[1].tolist() == [0, 0, 0, PADDING]
     # row `short` stands second: its prefix is at 4, and both its options follow it; `long`'s ends at 1
     assert trees.predictors.tolist() == [4, 4, 1, 1]
-    assert trees.widths.tolist() == [2, 2]
+    assert trees.widths.by_row == (2, 2)
     assert (trees.real_tokens, trees.computed_tokens) == (7, 8)
 
 
@@ -122,7 +122,7 @@ def test_scores_and_gradients_equal_one_sequence_per_option(kind: str, tmp_path:
     model = task.build().eval()
     for parameter in model.parameters():  # norms and biases begin at 1 and 0, which hides what they do
         parameter.data += 0.05 * torch.randn_like(parameter)
-    placement.attend(model, torch.device("cpu"), "fp32")
+    placement.attend(model)
     batch = task.collate(rows, tuple(range(5)))
     shared = model(batch.inputs)
     alone = [torch.stack(by_hand(task, model, rows.sequences_of(row))) for row in range(5)]

@@ -118,7 +118,7 @@ def test_losses_equal_transformers_own_of_each_row_alone(kind: str, tmp_path: Pa
     task.check()
     rows = encoded_rows.pack(task.encode(several()))
     model = shaken(task)
-    placement.attend(model, torch.device("cpu"), "fp32")
+    placement.attend(model)
     batch = task.collate(rows, tuple(range(len(rows))))
     assert kind in families.SEQ2SEQ or batch.inputs.trees, "rows of one context share it"
     losses = [row["loss"] for row in task.predict(model, batch)]

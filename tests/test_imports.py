@@ -22,7 +22,7 @@ LAYERS = (
     ("lib.evaluation.trained", "lib.runs.prepare"),
     ("lib.runs.reading", "lib.evaluation.predictor"),
     ("lib.tasks",),
-    ("lib.training.loop",),
+    ("lib.training.loop", "lib.training.votes"),
     ("lib.job",),
     ("lib.tracking", "lib.reports"),
     ("lib.runs",),
@@ -293,7 +293,7 @@ def test_no_rank_waits_for_others_inside_a_question_for_its_rank() -> None:
     known = {f"lib.process.dist.{name}" for name in ("gather_floats", "gather_json", "on_main", "barrier")}
     known |= {"lib.evaluation.predictor.predict", "lib.evaluation.scoring.score", "lib.run._finish"}
     known |= {"lib.training.loop.snapshot", "lib.training.loop.save", "lib.run._fit"}
-    assert known | {"lib.training.loop.agree", "lib.training.loop.settle"} <= waiting
+    assert known | {"lib.training.votes.agree", "lib.training.loop.settle"} <= waiting
     for path in FILES:
         if path in DIST:  # on_main itself
             continue

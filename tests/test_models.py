@@ -586,7 +586,7 @@ def test_families_use_the_kernel_in_bf16_unless_they_have_an_attention_of_their_
     family: str, folder_of: Callable[[str], Path], calls: Calls
 ) -> None:
     task = task_of(folder_of(family), dropout=0.0)
-    plain, fast = task.build().eval(), place(task.build(), torch.device("cpu"), "bf16").eval()
+    plain, fast = task.build().eval(), place(task.build(), torch.device("cpu")).eval()
     for together in (grouped([24, 24, 24, 24]), grouped([40, 7, 23, 24])):
         calls.count = 0
         with torch.inference_mode():
@@ -615,9 +615,8 @@ def test_a_model_that_cannot_compute_in_bf16_gets_float32(folder_of: Callable[[s
         model(grouped([9, 9]))  # when this no longer fails, the refusal can go
 
 
-def test_float32_keeps_the_attention_of_torch(folder_of: Callable[[str], Path], calls: Calls) -> None:
-    model = place(task_of(folder_of("bert")).build(), torch.device("cpu"), "fp32").eval()
-    assert model.backbone.config._attn_implementation == "sdpa"
+def test_float32_keeps_the_kernel_of_torch(folder_of: Callable[[str], Path], calls: Calls) -> None:
+    model = place(task_of(folder_of("bert")).build(), torch.device("cpu")).eval()
     model(grouped([9, 9]))
     assert calls.count == 0
 
@@ -709,7 +708,7 @@ def test_dropout_is_off_in_evaluation_and_exact_at_its_ends(p: float) -> None:
 def test_dropout_replaces_every_plain_dropout_and_keeps_its_rate(folder_of: Callable[[str], Path]) -> None:
     model = task_of(folder_of("bert"), dropout=0.25).build()
     before = [name for name, module in model.named_modules() if type(module) is nn.Dropout]
-    place(model, torch.device("cpu"), "fp32")
+    place(model, torch.device("cpu"))
     after = {name: module.p for name, module in model.named_modules() if type(module) is cpu_dropout.Dropout}
     assert before and list(after) == before
     assert set(after.values()) == {0.25, 0.0}  # 0.0: on attention weights

@@ -88,6 +88,7 @@ def test_eight_rows_get_memorized(name: str) -> None:
     for step in range(300):
         loss = task.loss(engine.forward(batch, draw=step, last=True), batch)
         engine.backward(loss, 1 / targets)
+        engine.norm()
         engine.step(1e-3)
         if loss.item() / targets < 0.05:
             break

@@ -22,7 +22,7 @@ def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     """The loop's own parts: loader, engine, task."""
     config, task = setting.config, setting.task
     world = dist.setup(order["threads"]).settled(config.optim.precision)
-    model = place(setting.model(), world.device, world.precision)
+    model = place(setting.model(), world.device)
     engine, loader = Ddp(model, config.optim, world), Loader(task.costs(setting.train), config.optim)
     engine.start(task.collate(setting.train, (0,)).to(world.device), task.loss, None)
     clock = Clock(order.get("warm_up", WARM_UP_STEPS))
@@ -33,6 +33,7 @@ def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
             draw = draw_of(config.optim.seed, number, piece.number)
             loss = task.loss(engine.forward(batch, draw, last=True), batch)
             engine.backward(loss, 1 / step.num_targets)
+        engine.norm()
         engine.step(learning_rate(number, loader.num_steps, config.optim))
         clock.tick(step.num_rows)
     return clock.result() | {"loss": setting.validation_loss(model)}

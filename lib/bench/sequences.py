@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lib.bench.setting import Setting
 from lib.data.collate import Grouped, TokenGroup, matrix
 from lib.data.rows import Rows
-from lib.models.choosers import Options, by_row
+from lib.data.tree import Widths
+from lib.models.choosers import Options
 from lib.models.language import LanguageModel
 
 IGNORED = -100  # the label of a token without loss, as transformers writes it
@@ -43,7 +44,7 @@ class Layout:
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy((np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)),
             "labels": torch.from_numpy(rows.labels[chosen]),
-            "widths": torch.tensor([len(row) for row in by_row]),
+            "widths": torch.tensor([len(row) for row in by_row]),  # the Trainer passes tensors on
         }
 
     def logits(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -52,7 +53,7 @@ class Layout:
         grouped = Grouped([TokenGroup(ids, batch["attention_mask"])], torch.arange(len(ids)), 0, 0)
         if self.setting.task.__class__.__name__ == "Classify":
             return model(grouped)[:, 0]
-        return model(Options(grouped, batch["widths"]))
+        return model(Options(grouped, Widths.of(batch["widths"].tolist())))
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class PromptAndOption(Layout):
         losses = F.cross_entropy(
             logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
         ).view(targets.shape)
-        return by_row(-losses.sum(1) / (targets != IGNORED).sum(1), batch["widths"])
+        return Widths.of(batch["widths"].tolist()).table(-losses.sum(1) / (targets != IGNORED).sum(1))
 
 
 def layout_of(setting: Setting) -> Layout:

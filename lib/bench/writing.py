@@ -14,7 +14,7 @@ def write(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     """Ours: as predict.py writes."""
     predictor = setting.predictor(torch.nn.Module())
     world = predictor.world
-    predictor.model = place(setting.model(), world.device, world.precision)
+    predictor.model = place(setting.model(), world.device)
     rows = setting.train
     list(predictor.texts(rows, [0]))  # kernels and allocators settle
     began = now()

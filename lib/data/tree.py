@@ -5,7 +5,9 @@ models every token has the same state as in a sequence of its own (Krell et al. 
 mask; Wang & Hegde 2024, https://arxiv.org/abs/2410.20305, for the shared prefix).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,30 +48,59 @@ class Tree:
 
 
 @dataclass(frozen=True)
+class Widths:
+    """How many options each row has, which the host knows, and where each option stands."""
+
+    by_row: tuple[int, ...]
+    places: Tensor  # (options,) int64, in a flattened table (rows, most options)
+
+    @staticmethod
+    def of(by_row: Sequence[int]) -> "Widths":
+        inside = np.arange(max(by_row))[None] < np.array(by_row)[:, None]
+        return Widths(tuple(by_row), torch.from_numpy(np.flatnonzero(inside)))
+
+    def to(self, device: torch.device) -> "Widths":
+        return replace(self, places=self.places.to(device, non_blocking=True))
+
+    def table(self, of_options: Tensor) -> Tensor:
+        """(options,) -> (rows, most options), -inf where a row has fewer"""
+        rows, most = len(self.by_row), max(self.by_row)
+        flat = of_options.new_full((rows * most,), -torch.inf)
+        return flat.index_copy(0, self.places, of_options).view(rows, most)
+
+
+@dataclass(frozen=True)
 class Continuations:
     """The tokens of all continuations, row after row: what they are and whose."""
 
     targets: Tensor  # (tokens,) int64 ids
     option_of: Tensor  # (tokens,) int64 which continuation of the micro-batch a token belongs to
     place_of: Tensor  # (tokens,) int64 which token of it
-    widths: Tensor  # (rows,) int64 continuations of each row
+    sizes: Tensor  # (options,) int64 tokens of each
+    longest: int
+    """The largest of them."""
+    widths: Widths
 
     @staticmethod
     def of(rows: list[list[np.ndarray]]) -> "Continuations":
         """Of rows that are each a prefix and its continuations."""
         options = [option for row in rows for option in row[1:]]
         sizes = [len(option) for option in options]
-        arrays = (
-            np.concatenate(options).astype(np.int64),
-            np.repeat(np.arange(len(options)), sizes),
-            np.concatenate([np.arange(size) for size in sizes]),
-            np.array([len(row) - 1 for row in rows]),
+        places = np.concatenate([np.arange(size) for size in sizes])
+        widths = Widths.of([len(row) - 1 for row in rows])
+        return Continuations(
+            torch.from_numpy(np.concatenate(options).astype(np.int64)),
+            torch.from_numpy(np.repeat(np.arange(len(options)), sizes)),
+            torch.from_numpy(places),
+            torch.tensor(sizes),
+            max(sizes),
+            widths,
         )
-        return Continuations(*map(torch.from_numpy, arrays))
 
     def to(self, device: torch.device) -> "Continuations":
-        tensors = (self.targets, self.option_of, self.place_of, self.widths)
-        return Continuations(*(each.to(device, non_blocking=True) for each in tensors))
+        names = ("targets", "option_of", "place_of", "sizes")
+        moved: dict[str, Any] = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return replace(self, widths=self.widths.to(device), **moved)
 
 
 @dataclass(frozen=True)
@@ -83,7 +114,7 @@ class Trees:
     computed_tokens: int
 
     @property
-    def widths(self) -> Tensor:
+    def widths(self) -> Widths:
         return self.options.widths
 
     def to(self, device: torch.device) -> "Trees":

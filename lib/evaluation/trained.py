@@ -75,7 +75,7 @@ class TrainedRun:
         task = self.task()
         world = world.settled(precision.resolve(self.config.optim.precision, world.device, task.model_type))
         if offload is None:
-            model = place(self.model(task), world.device, world.precision)
+            model = place(self.model(task), world.device)
         else:
             model = task.build_on_disk(self.checkpoint, offload, world)
             resume.check_base(self.folder, model, task, weights=stored(offload))

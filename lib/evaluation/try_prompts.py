@@ -70,7 +70,7 @@ def try_prompts(model: str, asked: Options) -> Tried:
     rows = _rows(next(iter(configs.values())), recipe, asked)
     task = make_task(recipe, next(iter(configs.values())))
     world = world.settled(precision.resolve("auto", world.device, task.model_type))
-    built = place(task.build(None), world.device, world.precision)
+    built = place(task.build(None), world.device)
     said: dict[str, list[Prediction]] = {}
     for name, config in configs.items():
         speak(f"prompt {name}")

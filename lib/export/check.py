@@ -77,7 +77,7 @@ def score(run: TrainedRun, folder: Path, examples: list[Any]) -> dict[str, Any]:
     config = run.config
     world = run.world().settled(config.optim.precision)
     task = open_task(config, folder)
-    model = place(open_model(config, task, folder), world.device, world.precision).eval()
+    model = place(open_model(config, task, folder), world.device).eval()
     rows = encoded_rows.pack(task.encode(examples, lambda: None))
     predictor = Predictor(task, model, world, config.optim.token_budget)
     predictions: list[Prediction] = []

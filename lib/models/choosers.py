@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lib.data.collate import Grouped
-from lib.data.tree import Continuations, Trees
+from lib.data.tree import Continuations, Trees, Widths
 from lib.models.heads import Encoder, in_float32, new_head
-from lib.models.language import Decoder, Encoded, Seq2Seq
+from lib.models.language import Decoder, Seq2Seq
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Options:
     """One sequence an option (context, question, option), and how many options each row has."""
 
     grouped: Grouped
-    widths: Tensor  # (rows,) int64
+    widths: Widths
 
     @property
     def real_tokens(self) -> int:
@@ -32,15 +32,7 @@ class Options:
         return self.grouped.computed_tokens
 
     def to(self, device: torch.device) -> "Options":
-        return Options(self.grouped.to(device), self.widths.to(device, non_blocking=True))
-
-
-def by_row(scores: Tensor, widths: Tensor) -> Tensor:
-    """(options,) -> (rows, most options), -inf where a row has fewer"""
-    most = int(widths.max())
-    filled = torch.arange(most, device=widths.device)[None, :] < widths[:, None]  # (rows, most)
-    table = scores.new_full(filled.shape, -torch.inf)
-    return table.masked_scatter(filled, scores)
+        return Options(self.grouped.to(device), self.widths.to(device))
 
 
 class OptionEncoder(Encoder):
@@ -52,16 +44,15 @@ class OptionEncoder(Encoder):
 
     def forward(self, options: Options) -> Tensor:
         scores = in_float32(self.head, self.encode(options.grouped)).squeeze(1)  # (options,)
-        return by_row(scores, options.widths)
+        return options.widths.table(scores)
 
 
 def score(of_tokens: Tensor, options: Continuations, how: str) -> Tensor:
     """(tokens,) log-probabilities of the options' tokens -> (rows, most options); `how`: mean or sum"""
     # a table of options by places: sums are then taken in the same order on every device
-    sizes = torch.bincount(options.option_of)
-    table = of_tokens.new_zeros(len(sizes), int(sizes.max()))
+    table = of_tokens.new_zeros(len(options.sizes), options.longest)
     sums = table.index_put((options.option_of, options.place_of), of_tokens).sum(1)  # (options,)
-    return by_row(sums / sizes if how == "mean" else sums, options.widths)
+    return options.widths.table(sums / options.sizes if how == "mean" else sums)
 
 
 class CausalChooser(Decoder):
@@ -89,7 +80,7 @@ class Pairs:
     computed_tokens: int
 
     @property
-    def widths(self) -> Tensor:
+    def widths(self) -> Widths:
         return self.options.widths
 
     def to(self, device: torch.device) -> "Pairs":
@@ -111,8 +102,7 @@ class Seq2SeqChooser(Seq2Seq):
 
     def forward(self, pairs: Pairs) -> Tensor:
         encoded = self.encode(pairs.sources)
-        source = Encoded(encoded.states[pairs.row_of], encoded.mask[pairs.row_of])
-        decoded = self.states(source, pairs.starts)  # (options, length, hidden)
+        decoded = self.states(encoded.of(pairs.row_of), pairs.starts)  # (options, length, hidden)
         states = decoded[pairs.options.option_of, pairs.options.place_of]
         of_tokens = self.log_probabilities(states, pairs.options.targets)
         return score(of_tokens, pairs.options, self.option_score)

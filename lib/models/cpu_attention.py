@@ -154,17 +154,7 @@ def attention(
     return _BlockedAttention.apply(query, key, value, bias, scale), None  # type: ignore[no-untyped-call]
 
 
-def mask(**words: Any) -> Tensor | None:
-    """transformers' mask interface: SDPA's mask, and where only padding is hidden one line of it for all
-    queries, (batch, 1, 1, length)."""
-    from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
-
-    full = sdpa_mask(**words)
-    padding_only = words["mask_function"] is bidirectional_mask_function
-    return full[:, :, :1] if full is not None and padding_only else full
-
-
 def enable(model: Any) -> None:
-    """Let `model` use it. A family with an attention of its own (deberta) keeps that, and nothing else
-    changes."""
-    attention_interface.use(model, NAME, attention, mask)
+    """Let `model` use it where it is faster. A family with an attention of its own (deberta) keeps that, and
+    nothing else changes."""
+    attention_interface.use(model, NAME, attention, attention_interface.mask)

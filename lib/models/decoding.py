@@ -148,10 +148,9 @@ class Seq2SeqState(State):
     def _encoded(self, prompts: Sequence[np.ndarray]) -> Encoded:
         lengths = np.array([len(prompt) for prompt in prompts])
         ids = matrix(list(prompts), self.pad)
-        mask = (np.arange(ids.shape[1])[None] < lengths[:, None]).astype(np.int64)
-        source = Grouped(
-            [TokenGroup(torch.from_numpy(ids), torch.from_numpy(mask))], torch.arange(len(prompts)), 0, 0
-        )
+        there = torch.from_numpy((np.arange(ids.shape[1])[None] < lengths[:, None]).astype(np.int64))
+        mask = there if lengths.min() < ids.shape[1] else None
+        source = Grouped([TokenGroup(torch.from_numpy(ids), mask)], torch.arange(len(prompts)), 0, 0)
         return self.model.encode(source.to(self.device))
 
     def _forward(self, ids: Tensor) -> Tensor:
@@ -172,7 +171,7 @@ class Seq2SeqState(State):
         if len(kept) < len(self.last):
             lines = torch.tensor(kept, device=self.device)
             self.cache.batch_select_indices(lines)
-            self.source = Encoded(self.source.states[lines], self.source.mask[lines])
+            self.source = self.source.of(lines)
         self.last = self._forward(torch.tensor(tokens, device=self.device)[:, None])
 
     def alone(self, prompt: np.ndarray, written: list[int]) -> Tensor:

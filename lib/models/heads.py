@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib.base.tensor_file import write_tensors
 from lib.data.collate import Grouped, TokenGroup
-from lib.models import adapters
+from lib.models import adapters, language
 
 BACKBONE = "backbone."  # what stands before its weights' names in a model's state
 
@@ -35,6 +35,8 @@ class Encoder(nn.Module):
     def __init__(self, backbone: Any, pooling: str, frozen: list[nn.Module]) -> None:
         super().__init__()
         self.backbone, self.pooling = backbone, pooling
+        # no token of a decoder looks to its right
+        self.causal = any(getattr(module, "is_causal", False) for module in backbone.modules())
         self.frozen = tuple(frozen)  # a tuple: not registered a second time
 
     @property
@@ -72,7 +74,8 @@ class Encoder(nn.Module):
 
     def _encode(self, group: TokenGroup, embedded: Tensor) -> Tensor:
         inputs = embedded.view(*group.ids.shape, -1)  # (sequences, length, embedding size)
-        states = self.backbone(inputs_embeds=inputs, attention_mask=group.mask).last_hidden_state
+        mask = language.no_mask(group.ids) if self.causal else group.mask
+        states = self.backbone(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
         return pool(states.float(), group.mask, self.pooling)  # (sequences, hidden)
 
 

@@ -22,6 +22,9 @@ MOST_LOGITS = 1 << 25
 class LanguageModel(nn.Module):
     """A model with an output layer over its words. `frozen` modules stay in evaluation mode."""
 
+    causal = False
+    """Whether no token of what it is called with looks to its right."""
+
     def __init__(self, backbone: Any, frozen: list[nn.Module]) -> None:
         super().__init__()
         self.backbone = backbone
@@ -49,8 +52,17 @@ class LanguageModel(nn.Module):
         return log_probabilities(self.backbone.get_output_embeddings(), states, targets)
 
 
+def no_mask(ids: Tensor) -> Tensor:
+    """What a causal model gets for a mask. Padding stands on the right, where no token looks, so it needs
+    none, and the fast kernels stay open: tree_attention drops these ones. They keep transformers from looking
+    for packed sequences, for which it would wait for the device."""
+    return torch.ones_like(ids)
+
+
 class Decoder(LanguageModel):
     """A causal language model."""
+
+    causal = True
 
     def called(self) -> list[Any]:
         return [plain(self.backbone).base_model]
@@ -62,9 +74,7 @@ class Decoder(LanguageModel):
     def _states(self, group: Tree | TokenGroup) -> Tensor:
         (inner,) = self.called()
         if isinstance(group, TokenGroup):
-            # Padding stands on the right, where no token of a causal model looks: no mask is needed, so the
-            # fast kernels stay open.
-            return inner(input_ids=group.ids).last_hidden_state
+            return inner(input_ids=group.ids, attention_mask=no_mask(group.ids)).last_hidden_state
         states = inner(
             input_ids=group.ids,
             position_ids=group.positions,
@@ -79,7 +89,11 @@ class Encoded:
     """What an encoder made of its sequences."""
 
     states: Tensor  # (sequences, longest, hidden)
-    mask: Tensor  # (sequences, longest) int64
+    mask: Tensor | None  # (sequences, longest) int64, 1 on tokens; None when nothing is padded
+
+    def of(self, sequences: Tensor) -> "Encoded":
+        """Those of the sequences with these numbers, one for each."""
+        return Encoded(self.states[sequences], None if self.mask is None else self.mask[sequences])
 
 
 class Seq2Seq(LanguageModel):
@@ -94,11 +108,12 @@ class Seq2Seq(LanguageModel):
         most = max(group.ids.shape[1] for group in sources.groups)
         states, masks = [], []
         for group in sources.groups:
+            encoded = encoder(input_ids=group.ids, attention_mask=group.mask).last_hidden_state
             mask = torch.ones_like(group.ids) if group.mask is None else group.mask
-            encoded = encoder(input_ids=group.ids, attention_mask=mask).last_hidden_state
             states.append(F.pad(encoded, (0, 0, 0, most - encoded.shape[1])))
             masks.append(F.pad(mask, (0, most - mask.shape[1])))
-        return Encoded(torch.cat(states)[sources.order], torch.cat(masks)[sources.order])
+        padded = any(group.mask is not None or group.ids.shape[1] < most for group in sources.groups)
+        return Encoded(torch.cat(states), torch.cat(masks) if padded else None).of(sources.order)
 
     def states(self, source: Encoded, starts: Tensor) -> Tensor:
         """(sequences, length) ids behind a start token -> (sequences, length, hidden), as the output layer

@@ -41,6 +41,11 @@ def attention(
     return torch.cat([out for out, _ in parts], dim=1), None
 
 
+def mask(**words: Any) -> Tensor | None:
+    """transformers' mask interface: padding stands on the right, where no token of a causal model looks."""
+    return attention_interface.mask(**words | {"attention_mask": None})
+
+
 def enable(model: Any) -> None:
     """Let a decoder of transformers use it."""
-    attention_interface.use(model, NAME, attention, cpu_attention.mask)
+    attention_interface.use(model, NAME, attention, mask)

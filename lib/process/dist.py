@@ -5,7 +5,7 @@ What is exchanged is numbers and JSON text, never pickles.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -93,12 +93,17 @@ def _gather(mine: torch.Tensor) -> list[torch.Tensor]:
     return by_rank
 
 
-def gather_floats(values: list[float]) -> list[list[float]]:
-    """Everybody's numbers, by rank, on every rank. One collective."""
-    if _size() == 1:
+def gather_floats(values: list[float], measured: Sequence[torch.Tensor] = ()) -> list[list[float]]:
+    """Everybody's numbers, by rank, on every rank; `measured`: further ones, () each, that a device may still
+    be computing, from everybody as many. One collective, and one wait for the device."""
+    if not measured and _size() == 1:
         return [values]
-    mine = torch.tensor(values, dtype=torch.float64, device=_device())
-    return torch.stack(_gather(mine)).tolist()
+    mine = torch.tensor(values, dtype=torch.float64)
+    device = measured[0].device if measured else _device()
+    if device.type == "cuda":  # copied behind what is computing, without a wait
+        mine = mine.pin_memory().to(device, non_blocking=True)
+    mine = torch.cat([mine, *(number.reshape(1).double() for number in measured)])
+    return torch.stack(_gather(mine) if _size() > 1 else [mine]).tolist()
 
 
 def any_rank(flag: bool) -> bool:

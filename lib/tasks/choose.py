@@ -19,7 +19,7 @@ from lib.data import text
 from lib.data.collate import group, matrix
 from lib.data.options import Asked, OptionReader, Read
 from lib.data.rows import EncodedRow, Rows
-from lib.data.tree import Continuations, plant
+from lib.data.tree import Continuations, Widths, plant
 from lib.models import backbone, choosers
 from lib.recipe import Example, Prediction, Recipe
 from lib.tasks import families
@@ -148,7 +148,7 @@ class Choose(ModelTask):
         if self.kind == "seq2seq":
             return LabelledBatch(self._pairs(sequences), labels)
         grouped = group(list(chain(*sequences)), self.specials.pad)
-        widths = torch.tensor([len(row) for row in sequences])
+        widths = Widths.of([len(row) for row in sequences])
         return LabelledBatch(choosers.Options(grouped, widths), labels)
 
     def _pairs(self, rows: list[list[np.ndarray]]) -> choosers.Pairs:
@@ -169,13 +169,13 @@ class Choose(ModelTask):
     def loss(self, output: Tensor, batch: LabelledBatch) -> Tensor:
         return F.cross_entropy(output, batch.labels, reduction="sum")
 
-    def hits(self, output: Tensor, batch: LabelledBatch) -> int:
-        return int((output.argmax(1) == batch.labels).sum())
+    def hits(self, output: Tensor, batch: LabelledBatch) -> Tensor:
+        return (output.argmax(1) == batch.labels).sum()
 
     def predict(self, model: nn.Module, batch: LabelledBatch) -> list[Prediction]:
         output: Tensor = model(batch.inputs)
         predictions = []
-        scores, widths = output.tolist(), batch.inputs.widths.tolist()
+        scores, widths = output.tolist(), batch.inputs.widths.by_row
         probabilities, logs = output.softmax(1).tolist(), output.log_softmax(1).tolist()
         for place, (width, label) in enumerate(zip(widths, batch.labels.tolist(), strict=True)):
             # by the scores: of small ones only the logarithm is left; equal ones in their own order

@@ -85,8 +85,8 @@ class Classify(ModelTask):
         flat = torch.stack(labels, dim=1).flatten()
         return F.cross_entropy(output.flatten(0, 1), flat, reduction="sum") / orders
 
-    def hits(self, output: Tensor, batch: LabelledBatch) -> int:
-        return int((output[:, 0].argmax(1) == batch.labels).sum())
+    def hits(self, output: Tensor, batch: LabelledBatch) -> Tensor:
+        return (output[:, 0].argmax(1) == batch.labels).sum()
 
     def predict(self, model: heads.Classifier, batch: LabelledBatch) -> list[Prediction]:
         vectors = model.vectors(batch.inputs)  # (rows, texts, hidden)

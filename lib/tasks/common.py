@@ -123,7 +123,7 @@ class ModelTask:
         added = folder / "adapter" / adapters.WEIGHTS if adapter.lora_rank else None
         offload.run_from_disk(base, files, added, index, world.device)
         model = self.assemble(base, [])
-        placement.attend(model, world.device, world.precision)
+        placement.attend(model)
         heads.load_head(model, folder)
         if hasattr(model, "head"):
             model.head.to(world.device)

@@ -231,8 +231,8 @@ class Complete(ModelTask):
     def loss(self, output: Likely, batch: TextBatch) -> Tensor:
         return -output.log_probabilities.sum()
 
-    def hits(self, output: Likely, batch: TextBatch) -> int:
-        return int(output.right.sum())
+    def hits(self, output: Likely, batch: TextBatch) -> Tensor:
+        return output.right.sum()
 
     def predict(self, model: nn.Module, batch: TextBatch) -> list[Prediction]:
         output: Likely = model(batch.inputs)

@@ -1,7 +1,6 @@
 """The engine for models that fit on every device: torch's DistributedDataParallel, or the bare model when
 there is one process."""
 
-import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from lib.config import OptimConfig
 from lib.process.world import World
 from lib.training import memory, optim
 from lib.training.checkpoint import Snapshot
-from lib.training.engine import Fitted, Loss, MakeBatch, StepResult, freeze_unused
+from lib.training.engine import Fitted, Loss, MakeBatch, freeze_unused
 
 WARM_UP_CALLS = (
     2  # DDP puts its buckets into their final order at the start of the second synchronized forward
@@ -31,6 +30,7 @@ class Ddp:
         self.module, self.config, self.world = module, config, world
         self.wrapped: nn.Module = module
         self.optimizer: torch.optim.Optimizer
+        self.last_norm: Tensor
 
     def fit(self, costliest: MakeBatch, loss: Loss, token_budget: int) -> Fitted:
         self.module.train()
@@ -77,18 +77,20 @@ class Ddp:
     def backward(self, loss_sum: Tensor, scale: float) -> None:
         (loss_sum * (scale * self.world.size)).backward()  # DDP averages over ranks; the promise is a sum
 
-    def step(self, learning_rate: float) -> StepResult:
-        parameters = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
-        finite = math.isfinite(norm.item())
-        if finite:
-            if self.config.clip is not None:
-                nn.utils.clip_grads_with_norm_(parameters, self.config.clip, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-            self.optimizer.step()
+    def norm(self) -> Tensor:
+        self.last_norm = nn.utils.get_total_norm([p.grad for p in self._with_gradient()])  # type: ignore[misc]
+        return self.last_norm
+
+    def step(self, learning_rate: float) -> None:
+        if self.config.clip is not None:
+            nn.utils.clip_grads_with_norm_(self._with_gradient(), self.config.clip, self.last_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
         self.forget()
-        return StepResult(norm.item(), finite)
+
+    def _with_gradient(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.module.parameters() if parameter.grad is not None]
 
     def forget(self) -> None:
         self.optimizer.zero_grad(set_to_none=self.world.size == 1)  # DDP's gradients are views of its buckets

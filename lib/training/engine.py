@@ -26,20 +26,11 @@ class Fitted:
     """Parameters that no gradient reaches; they are frozen now."""
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What an optimizer step did."""
-
-    gradient_norm: float
-    moved: bool
-    """False: the gradient was not finite and the weights stayed where they were."""
-
-
 class Engine(Protocol):
     """All ranks call every verb, in the same order: a strategy may have to gather what ranks share out.
 
     The order: `fit`, perhaps a change of the module (torch.compile), `start`, then steps, each some `forward`
-    and `backward` and one `step`; between steps `snapshot`.
+    and `backward`, one `norm` and one `step` (or `forget`); between steps `snapshot`.
     """
 
     module: nn.Module
@@ -63,9 +54,12 @@ class Engine(Protocol):
     def backward(self, loss_sum: Tensor, scale: float) -> None:
         """Add the gradient of `loss_sum * scale`."""
 
-    def step(self, learning_rate: float) -> StepResult:
-        """Clip, update, forget the gradient. Nothing moves when the gradient is not finite; all ranks see the
-        same gradient, so all decide alike."""
+    def norm(self) -> Tensor:
+        """() of the whole gradient, the same on all ranks, after the last `backward` of a step. Still on the
+        device: nobody waits for it here."""
+
+    def step(self, learning_rate: float) -> None:
+        """Clip, update, forget the gradient, whose norm is finite."""
 
     def forget(self) -> None:
         """Drop the gradient."""

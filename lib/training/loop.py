@@ -1,24 +1,23 @@
 """THE LOOP: one for every recipe, task, strategy and device."""
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 from lib.base.exits import RepeatsError, StoppedError
-from lib.data.loader import Loader, MicroBatch, Step, deal
+from lib.data.loader import Loader, Step, deal
 from lib.data.rows import Rows
 from lib.job import Job
 from lib.process import dist
 from lib.recipe import Scores
 from lib.task import Task
 from lib.training.checkpoint import Snapshot, Writer, newest_step
-from lib.training.engine import Engine, StepResult
+from lib.training.engine import Engine
 from lib.training.memory import is_out_of_memory
 from lib.training.optim import learning_rate
 from lib.training.progress import Progress
+from lib.training.votes import Done, Votes, agree
 
 MOST_SKIPPED = 3  # steps in a row without a finite loss: then it is the model, not a row
 
@@ -63,7 +62,7 @@ def train(parts: Parts, progress: Progress) -> Progress:
         except (RuntimeError, MemoryError) as error:
             out_of_memory(parts, progress, step, error)
             raise
-        votes = agree(parts, number, done)
+        votes = agree(parts.job, parts.writer, step, done)
         update(parts, progress, step, votes, began_s)
         progress.evaluation_due = due(number, eval_every, last)
         settle(parts, progress, votes)
@@ -72,7 +71,7 @@ def train(parts: Parts, progress: Progress) -> Progress:
     return progress
 
 
-def settle(parts: Parts, progress: Progress, votes: "Votes") -> None:
+def settle(parts: Parts, progress: Progress, votes: Votes) -> None:
     """After a step: evaluate, save, stop, each when it is time."""
     tracking, last = parts.job.config.tracking, parts.loader.num_steps
     save_now = votes.save or bool(votes.stop)
@@ -93,25 +92,8 @@ def settle(parts: Parts, progress: Progress, votes: "Votes") -> None:
         )
 
 
-@dataclass
-class Done:
-    """What one rank did in one step and tells the others: numbers alone, which travel as one list."""
-
-    loss_sum: float = 0.0
-    hits: float = 0
-    bad_micro_batch: float = -1
-    """The first whose loss is not finite."""
-    tokens: float = 0
-    computed: float = 0
-    seconds: float = 0.0
-    """Forward and backward passes, the exchange of gradients included."""
-    asked_to_stop: float = False
-    time_to_save: float = False
-    could_not_save: float = False
-
-
 def compute(parts: Parts, step: Step) -> Done:
-    """Forward and backward passes of this rank's share of a step."""
+    """Forward and backward passes of this rank's share of a step. Nothing here waits for the device."""
     done, engine, seed = Done(), parts.engine, parts.job.config.optim.seed
     share = deal(step.micro_batches, parts.job.world.size)[parts.job.world.rank]
     for place, piece in enumerate(share):
@@ -121,62 +103,10 @@ def compute(parts: Parts, step: Step) -> Done:
         output = engine.forward(batch, draw, last=place == len(share) - 1)
         loss_sum = parts.task.loss(output, batch)
         engine.backward(loss_sum, piece.weight / step.num_targets)
-        count(done, piece, batch, loss_sum.item(), parts.task.hits(output, batch))
+        done.add(piece, batch, loss_sum, parts.task.hits(output, batch))
         done.seconds += time.perf_counter() - began_s
+    done.norm = engine.norm()
     return done
-
-
-def count(done: Done, piece: MicroBatch, batch: Any, loss_sum: float, hits: int) -> None:
-    """Add one micro-batch to the rank's sums; a filler of weight 0 adds nothing."""
-    if not math.isfinite(loss_sum) and done.bad_micro_batch < 0:
-        done.bad_micro_batch = piece.number
-    if piece.weight:
-        done.loss_sum += loss_sum
-        done.hits += hits
-        done.tokens += batch.real_tokens
-        done.computed += batch.computed_tokens
-
-
-@dataclass
-class Votes:
-    """What all ranks agreed on, in the one small exchange of a step."""
-
-    total: Done = field(default_factory=Done)
-    """Sums over the ranks."""
-    bad: list[tuple[int, int]] = field(default_factory=list)
-    """(rank, micro-batch) whose loss is not finite."""
-    stop: str | None = None
-    save: bool = False
-    busy: float = 0.0
-    """Seconds that this rank spent in passes and exchanges."""
-
-
-def agree(parts: Parts, step: int, done: Done) -> Votes:
-    """One exchange a step: the loss, who has a bad one, whether to stop, whether it is time to save."""
-    began_s = time.perf_counter()
-    tracking = parts.job.config.tracking
-    every_s = math.inf if tracking.save_every else tracking.save_minutes * 60
-    done.asked_to_stop = parts.job.world.stop.requested
-    done.time_to_save = time.monotonic() - parts.writer.last_s > every_s
-    done.could_not_save = parts.writer.failed
-    lists = dist.gather_floats([float(value) for value in astuple(done)])
-    by_rank = [Done(*values) for values in lists]
-    total = Done(*map(sum, zip(*lists, strict=True)))
-    if total.could_not_save:
-        parts.writer.wait()  # raises on rank 0, with the reason
-        raise RepeatsError("rank 0 could not save a checkpoint")
-    asked = [rank for rank, its in enumerate(by_rank) if its.asked_to_stop]
-    reason = parts.job.world.stop.reason or "by a signal"
-    stop = f"rank {asked[0]} was asked to stop ({reason})" if asked else None
-    return Votes(
-        total=total,
-        bad=[
-            (rank, int(its.bad_micro_batch)) for rank, its in enumerate(by_rank) if its.bad_micro_batch >= 0
-        ],
-        stop=f"--stop-at {step}" if step == tracking.stop_at else stop,
-        save=bool(by_rank[0].time_to_save),
-        busy=done.seconds + time.perf_counter() - began_s,
-    )
 
 
 def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: float) -> None:
@@ -184,29 +114,27 @@ def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: 
     whose it was; too many in a row end the run."""
     update_s = time.perf_counter()
     rate = learning_rate(step.number, parts.loader.num_steps, parts.job.config.optim)
-    result = StepResult(math.nan, False)
-    if votes.bad:
-        parts.engine.forget()
-    else:
-        result = parts.engine.step(rate)
     progress.step = step.number
-    progress.skipped_in_a_row = 0 if result.moved else progress.skipped_in_a_row + 1
-    if not result.moved:
+    if not votes.finite:
+        parts.engine.forget()
+        progress.skipped_in_a_row += 1
         return report_skipped(parts, progress, step, votes)
+    parts.engine.step(rate)
+    progress.skipped_in_a_row = 0
     now_s = time.perf_counter()
     progress.seconds += now_s - began_s
     parts.job.tracker.step(
         {
             "step": step.number,
             "epoch": step.epoch,
-            "loss": votes.total.loss_sum / step.num_targets,
-            "accuracy": votes.total.hits / step.num_targets,
+            "loss": votes.loss_sum / step.num_targets,
+            "accuracy": votes.hits / step.num_targets,
             "targets": step.num_targets,
             "lr": rate,
-            "grad_norm": result.gradient_norm,
+            "grad_norm": votes.norm,
             "rows": step.num_rows,
-            "tokens": int(votes.total.tokens),
-            "computed": int(votes.total.computed),
+            "tokens": int(votes.tokens),
+            "computed": int(votes.computed),
             "seconds": now_s - began_s,
             "busy": votes.busy + now_s - update_s,
         }

@@ -1,0 +1,94 @@
+"""What ranks tell each other after a step, in the one exchange that all of them make anyway. There, and
+nowhere else in a step, a process waits for its device."""
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lib.base.exits import RepeatsError
+from lib.data.loader import MicroBatch, Step, deal
+from lib.job import Job
+from lib.process import dist
+from lib.task import Batch
+from lib.training.checkpoint import Writer
+
+
+@dataclass
+class Done:
+    """What one rank did in one step; what its device may still be computing is a tensor."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    """() of each micro-batch, the sum of its targets' losses; fillers too, so that all ranks have as many."""
+    hits: list[Tensor] = field(default_factory=list)
+    norm: Tensor | None = None
+    """() of the whole gradient."""
+    tokens: int = 0
+    computed: int = 0
+    seconds: float = 0.0
+    """Forward and backward passes, the exchange of gradients included."""
+
+    def add(self, piece: MicroBatch, batch: Batch, loss_sum: Tensor, hits: Tensor) -> None:
+        self.losses.append(loss_sum.detach())
+        self.hits.append(hits)
+        if piece.weight:
+            self.tokens += batch.real_tokens
+            self.computed += batch.computed_tokens
+
+
+@dataclass
+class Votes:
+    """What all ranks agreed on. Sums are over the ranks, without fillers."""
+
+    loss_sum: float = 0.0
+    hits: float = 0.0
+    tokens: float = 0.0
+    computed: float = 0.0
+    norm: float = math.nan
+    """Of the whole gradient."""
+    bad: list[tuple[int, int]] = field(default_factory=list)
+    """(rank, its first micro-batch) whose loss is not finite."""
+    stop: str | None = None
+    save: bool = False
+    busy: float = 0.0
+    """Seconds that this rank spent in passes and exchanges."""
+
+    @property
+    def finite(self) -> bool:
+        return not self.bad and math.isfinite(self.norm)
+
+
+def agree(job: Job, writer: Writer, step: Step, done: Done) -> Votes:
+    """The exchange: losses, who has a bad one, the gradient's norm, whether to stop, whether it is time to
+    save. Raises RepeatsError on all ranks when rank 0 could not save."""
+    began_s = time.perf_counter()
+    tracking, stop = job.config.tracking, job.world.stop
+    every_s = math.inf if tracking.save_every else tracking.save_minutes * 60
+    flags = stop.requested, time.monotonic() - writer.last_s > every_s, writer.failed
+    assert done.norm is not None
+    measured = [done.norm, *done.losses, *done.hits]
+    told = dist.gather_floats([*map(float, flags), float(done.tokens), float(done.computed)], measured)
+    if any(failed for _, _, failed, *_ in told):
+        writer.wait()  # raises on rank 0, with the reason
+        raise RepeatsError("rank 0 could not save a checkpoint")
+    asked = [rank for rank, numbers in enumerate(told) if numbers[0]]
+    why = f"rank {asked[0]} was asked to stop ({stop.reason or 'by a signal'})" if asked else None
+    at_step = f"--stop-at {step.number}" if step.number == tracking.stop_at else None
+    votes = Votes(stop=at_step or why, save=bool(told[0][1]))
+    for rank, share in enumerate(deal(step.micro_batches, job.world.size)):
+        _add(votes, rank, share, told[rank][3:])
+    votes.busy = done.seconds + time.perf_counter() - began_s
+    return votes
+
+
+def _add(votes: Votes, rank: int, share: list[MicroBatch], numbers: list[float]) -> None:
+    """One rank's tokens, norm (the same on all), losses and hits."""
+    tokens, computed, votes.norm, *by_piece = numbers
+    losses, hits = by_piece[: len(share)], by_piece[len(share) :]
+    votes.tokens += tokens
+    votes.computed += computed
+    votes.loss_sum += sum(loss for piece, loss in zip(share, losses, strict=True) if piece.weight)
+    votes.hits += sum(hit for piece, hit in zip(share, hits, strict=True) if piece.weight)
+    bad = [piece.number for piece, loss in zip(share, losses, strict=True) if not math.isfinite(loss)]
+    votes.bad += [(rank, number) for number in bad[:1]]
