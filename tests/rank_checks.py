@@ -33,7 +33,7 @@ from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
 from lib.training.ddp import Ddp
 from lib.training.engine import freeze_unused
-from lib.training.loop import Parts, compute
+from lib.training.loop import Parts, batches, compute
 from tests.tools import SHORT
 
 ODD_ROWS = 17  # odd for 2 and 3 ranks
@@ -69,11 +69,12 @@ def gradient(config: Config, task: Task, rows: Rows, world: World, pieces: int) 
     freeze_unused(model, [p for name, p in model.named_parameters() if "pooler" not in name])
     engine = Ddp(model, config.optim, world)
     engine.start(task.collate(rows, (0,)), task.loss, None)
-    parts = object.__new__(Parts)  # compute() needs these four
+    parts = object.__new__(Parts)  # what compute() needs
     parts.job = Job(config, recipe.load(config.recipe), None, world, None)  # type: ignore[arg-type]
     parts.task, parts.engine, parts.rows = task, engine, rows
     exchanged = exchanges(engine)
-    compute(parts, Loader(task.costs(rows), config.optim).step(1))
+    parts.loader = Loader(task.costs(rows), config.optim)
+    compute(parts, parts.loader.step(1), batches(parts, [1]))
     if world.size > 1:
         assert len(exchanged) == len(set(exchanged)), "a bucket of gradients was exchanged twice in a step"
         assert exchanged, "nothing was exchanged"

@@ -26,12 +26,15 @@ def write_down_rows(file: Path) -> None:
     """From now on, of each backward pass of weight above 0."""
     collate, forward, backward = Classify.collate, Ddp.forward, Ddp.backward
     now: dict[str, Any] = {"rank": int(os.environ["RANK"])}
+    made: dict[int, tuple[Any, list[str]]] = {}  # batches are made before they are computed
 
     def with_ids(self: Classify, rows: Rows, numbers: tuple[int, ...]) -> Any:
-        now["ids"] = [rows.ids[number] for number in numbers]
-        return collate(self, rows, numbers)
+        batch = collate(self, rows, numbers)
+        made[id(batch.labels)] = batch.labels, [rows.ids[number] for number in numbers]
+        return batch
 
     def with_step(self: Ddp, batch: Any, draw: int, last: bool) -> Any:
+        now["ids"] = made[id(batch.labels)][1]  # on a CPU `to` gives the same tensor
         now["step"] = draw // 4099 % 1_000_003  # the inverse of lib.training.loop.draw_of for seed 0
         return forward(self, batch, draw, last)
 

@@ -564,9 +564,9 @@ def test_a_row_whose_answer_fits_but_for_its_source_is_rejected(tmp_path: Path) 
     assert [row["id"] for row in left.splits["train"]] == ["fits"]
     assert sorted(one.reason[:29] for one in left.rejected) == ["its text has 84 tokens and do"] * 2
     # a length that would do is a length that the model takes
-    task.described = dataclasses.replace(task.described, max_positions=120)
+    task.described.config.max_position_embeddings = 115
     left = read.usable(lambda found: task.unusable(found, lambda: None), config.task)
-    assert all(one.reason.endswith("takes 120") and "it needs" in one.reason for one in left.rejected)
+    assert all(one.reason.endswith("takes 115") and "it needs" in one.reason for one in left.rejected)
 
 
 @needs_questions

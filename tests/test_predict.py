@@ -390,7 +390,7 @@ def test_options_are_scored_from_the_disk_to_the_bit(kind: str, tmp_path: Path) 
     rows = encoded_rows.pack(task.encode(examples, lambda: None))  # type: ignore[arg-type]
     batch = task.collate(rows, (0, 1, 2))
     with torch.inference_mode():
-        placed = place(task.build(at).eval(), torch.device("cpu"), "fp32")
+        placed = place(task.build(at).eval(), torch.device("cpu"))
         expected = task.predict(placed, batch)
         model = task.build_on_disk(at, tmp_path / "index", alone()).eval()
         assert task.predict(model, batch) == expected

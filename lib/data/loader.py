@@ -135,8 +135,10 @@ class Loader:
         if optim.max_steps is not None:
             self.num_steps = min(self.num_steps, optim.max_steps)
         self._order = lru_cache(maxsize=2)(self._order_of_epoch)
+        # asked for where it is computed and, a little earlier, where its batches are made
+        self.step = lru_cache(maxsize=4)(self._step)
 
-    def step(self, number: int) -> Step:
+    def _step(self, number: int) -> Step:
         """The rows of step `number` (from 1), cut into micro-batches."""
         epoch, place = divmod(number - 1, self.steps_per_epoch)
         indices = self._order(epoch)[place]

@@ -1,17 +1,20 @@
 """THE LOOP: one for every recipe, task, strategy and device."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 
+import torch
+
 from lib.base.exits import RepeatsError, StoppedError
+from lib.data.ahead import Ahead, pinned
 from lib.data.loader import Loader, Step, deal
 from lib.data.rows import Rows
 from lib.job import Job
 from lib.process import dist
 from lib.recipe import Scores
-from lib.task import Task
+from lib.task import Batch, Task
 from lib.training.checkpoint import Snapshot, Writer, newest_step
 from lib.training.engine import Engine
 from lib.training.memory import is_out_of_memory
@@ -54,18 +57,19 @@ def train(parts: Parts, progress: Progress) -> Progress:
     parts.job.write_status(phase="training", step=progress.step, num_steps=last)
     if progress.evaluation_due:  # stopped between a step and its evaluation
         settle(parts, progress, Votes())
-    for number in range(progress.step + 1, last + 1):
-        began_s = time.perf_counter()
-        step = loader.step(number)
-        try:
-            done = compute(parts, step)
-        except (RuntimeError, MemoryError) as error:
-            out_of_memory(parts, progress, step, error)
-            raise
-        votes = agree(parts.job, parts.writer, step, done)
-        update(parts, progress, step, votes, began_s)
-        progress.evaluation_due = due(number, eval_every, last)
-        settle(parts, progress, votes)
+    with Ahead(batches(parts, range(progress.step + 1, last + 1))) as ready:
+        for number in range(progress.step + 1, last + 1):
+            began_s = time.perf_counter()
+            step = loader.step(number)
+            try:
+                done = compute(parts, step, ready)
+            except (RuntimeError, MemoryError) as error:
+                out_of_memory(parts, progress, step, error)
+                raise
+            votes = agree(parts.job, parts.writer, step, done)
+            update(parts, progress, step, votes, began_s)
+            progress.evaluation_due = due(number, eval_every, last)
+            settle(parts, progress, votes)
     parts.writer.wait()
     dist.barrier()  # the other ranks read what rank 0 has just written
     return progress
@@ -92,12 +96,24 @@ def settle(parts: Parts, progress: Progress, votes: Votes) -> None:
         )
 
 
-def compute(parts: Parts, step: Step) -> Done:
+def batches(parts: Parts, steps: Iterable[int]) -> Iterator[Batch]:
+    """This rank's share of these steps, on its device."""
+    world = parts.job.world
+    on_gpu = world.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(world.device)  # of this thread, which else pins memory for the first GPU
+    for number in steps:
+        for piece in deal(parts.loader.step(number).micro_batches, world.size)[world.rank]:
+            batch = parts.task.collate(parts.rows, piece.rows)
+            yield (pinned(batch) if on_gpu else batch).to(world.device)
+
+
+def compute(parts: Parts, step: Step, ready: Iterator[Batch]) -> Done:
     """Forward and backward passes of this rank's share of a step. Nothing here waits for the device."""
     done, engine, seed = Done(), parts.engine, parts.job.config.optim.seed
     share = deal(step.micro_batches, parts.job.world.size)[parts.job.world.rank]
     for place, piece in enumerate(share):
-        batch = parts.task.collate(parts.rows, piece.rows).to(parts.job.world.device)
+        batch = next(ready)
         began_s = time.perf_counter()
         draw = draw_of(seed, step.number, piece.number)
         output = engine.forward(batch, draw, last=place == len(share) - 1)
