@@ -101,5 +101,12 @@ class Task(Protocol):
     def writing_batches(self, rows: Rows, which: Sequence[int], token_budget: int) -> list[MicroBatch]:
         """Those of the rows in pieces whose texts are written together: a pure function of them."""
 
-    def write(self, model: nn.Module, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
-        """The text of each row, as a plain record without its id."""
+    def write(
+        self,
+        model: nn.Module,
+        rows: Rows,
+        indices: tuple[int, ...],
+        between: Callable[[], None] = lambda: None,
+    ) -> list[Prediction]:
+        """The text of each row, as a plain record without its id; `between` runs often and may raise to
+        stop."""

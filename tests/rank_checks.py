@@ -26,6 +26,7 @@ from lib.data.loader import Loader
 from lib.data.rows import Rows
 from lib.evaluation.predictor import Predictor
 from lib.job import Job
+from lib.models.placement import place
 from lib.process import dist
 from lib.process.world import World
 from lib.task import Task
@@ -65,7 +66,7 @@ def gradient(config: Config, task: Task, rows: Rows, world: World, pieces: int) 
     """The whole gradient of step 1, flat, as the engine sees it before it clips."""
     optim = dataclasses.replace(config.optim, batch=BATCH, min_micro_batches=pieces)
     config = dataclasses.replace(config, optim=optim)
-    model = task.build(None)
+    model = place(task.build(None), world.device)
     freeze_unused(model, [p for name, p in model.named_parameters() if "pooler" not in name])
     engine = Ddp(model, config.optim, world)
     engine.start(task.collate(rows, (0,)), task.loss, None)
@@ -121,7 +122,7 @@ def check(name: str, model: str, out: Path, world: World) -> None:
         found = gradient(config, task, rows, world, pieces)
         if world.is_main:
             np.save(out / f"gradient-{pieces}.npy", found)
-    said = Predictor(task, task.build(None), world, 600).predict(rows)
+    said = Predictor(task, place(task.build(None), world.device), world, 600).predict(rows)
     if world.is_main:
         (out / "said.json").write_text(json.dumps(said))
 

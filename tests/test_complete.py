@@ -12,13 +12,17 @@ import torch
 import torch.nn.functional as F
 
 from lib import recipe
+from lib.base.exits import RepeatsError, StoppedError
 from lib.command_line import parse
 from lib.data import rows as encoded_rows
 from lib.data import text
 from lib.data.completions import SharedCosts, clusters, lay
 from lib.data.loader import Loader, cut
 from lib.data.rows import Rows
+from lib.evaluation.predictor import Predictor
 from lib.models import completers, language, placement, writing
+from lib.process import dist
+from lib.process.signals import StopFlag
 from lib.recipe import Example
 from lib.tasks import complete, families
 from lib.tasks import make as make_task
@@ -324,3 +328,32 @@ def test_what_cannot_work_is_refused_before_any_weight(
 def test_a_family_without_checked_texts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a bert; its texts have not been checked.*llama"):
         make(tiny_model("bert", tmp_path)).check()
+
+
+def test_a_model_whose_outputs_are_no_numbers_writes_nothing(tmp_path: Path) -> None:
+    task = make(tiny_model("llama", tmp_path))
+    rows = encoded_rows.pack(task.encode(several()))
+    model = shaken(task)
+    with torch.no_grad():
+        model.backbone.get_output_embeddings().weight[3] = torch.nan
+    with pytest.raises(RepeatsError, match="no finite numbers"):
+        writing.write(model, prompts_of(rows), writing.How(12, (2,), 0), [0] * len(rows))
+
+
+def test_writing_can_be_stopped_between_two_tokens(tmp_path: Path) -> None:
+    task = make(tiny_model("llama", tmp_path))
+    rows = encoded_rows.pack(task.encode(several()))
+    world, calls = dist.setup(1, StopFlag(deaf=True)), []
+
+    def asked() -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            world.stop.ask("SIGTERM")
+        StopFlag.raise_if_requested(world.stop)
+
+    model = shaken(task)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.stop, "raise_if_requested", asked)
+        with pytest.raises(StoppedError):
+            Predictor(task, model, world, 8192).predict(rows)
+    assert len(calls) == 3

@@ -446,3 +446,11 @@ def test_a_finished_run_of_the_same_experiment_is_named(finished: Path, tmp_path
     config = RunFolder(copy).config()
     config = replace(config, tracking=replace(config.tracking, runs_dir=str(tmp_path)))
     assert resume.decide(config).reason.endswith(f"({copy} finished, with the same code)")
+
+
+def test_a_run_without_one_finite_score_ends_with_4(tmp_path: Path) -> None:
+    """Two steps: too few for three bad ones in a row."""
+    flags = ["--lr", "1e20", "--warmup", "0", "--clip", "1e30", "--max-steps", "2", "--eval-every", "2"]
+    assert train(*TINY, *flags, "--runs-dir", str(tmp_path)) == exits.REPEATS
+    log = (only_run(tmp_path) / "train.log").read_text()
+    assert "no evaluation gave a finite log_loss" in log and "a lower --lr" in log

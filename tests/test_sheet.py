@@ -120,13 +120,14 @@ def test_whose_a_text_is_stands_nowhere_in_the_file(tmp_path: Path) -> None:
     assert not re.findall(rb"\btuned\b|\bbase\b", everything)
     # the hidden tab has a line for each row, which must not tell the two orders apart
     about = cells(tmp_path / "sheet.xlsx", "about")
-    assert about[:4] == [
+    assert about[:5] == [
         ("run", ORIGIN.run, None),
         ("split", "test", None),
         ("seed", "0", None),
+        ("sha256 of these", ORIGIN.seal, None),
         ("row", "group", "sha256 of its texts"),
     ]
-    assert all(len(line[2]) == 64 for line in about[4:]) and len(about) == 44
+    assert all(len(line[2]) == 64 for line in about[5:]) and len(about) == 45
     assert load_workbook(tmp_path / "sheet.xlsx")["about"].sheet_state == "veryHidden"
 
 
@@ -163,7 +164,7 @@ def test_a_text_is_never_a_formula_or_an_error(text: str, tmp_path: Path) -> Non
     row = Texts(text, text, text, text, text)
     write_sheet(tmp_path / "sheet.xlsx", ORIGIN, [row], {text: [("context", [text]), ("question", [text])]})
     book = load_workbook(tmp_path / "sheet.xlsx")
-    for cell in (*book["review"][2][:6], *book["about"][5][:2]):
+    for cell in (*book["review"][2][:6], *book["about"][6][:2]):
         assert (cell.value, cell.data_type) == (text, "s")
         # with a prefix it stays a text when somebody has been in the cell
         assert cell.quotePrefix is (text[0] in "=+-@")
@@ -415,6 +416,16 @@ def test_what_is_no_review_sheet_is_refused(tmp_path: Path) -> None:
     book["about"]["B3"] = "soon"
     book.save(tmp_path / "B.xlsx")
     assert "its hidden tab 'about' was changed" in refusal(tmp_path / "B.xlsx")
+    # the order of the texts follows from these: the grades would be the other model's
+    for cell, other in (("B1", "20261128_000000"), ("B2", "validation"), ("B3", "1")):
+        book = load_workbook(tmp_path / "sheet.xlsx")
+        book["about"][cell] = other
+        book.save(tmp_path / "D.xlsx")
+        assert "its hidden tab 'about' was changed" in refusal(tmp_path / "D.xlsx")
+    book = load_workbook(tmp_path / "sheet.xlsx")
+    book["review"]["M2"] = 2
+    book.save(tmp_path / "E.xlsx")
+    assert "cell M2: 2 stands beside the table, where nothing is read" in refusal(tmp_path / "E.xlsx")
     del book["about"]
     book.save(tmp_path / "C.xlsx")
     assert "C.xlsx has no tab 'about' (it has: read me, review)" in refusal(tmp_path / "C.xlsx")

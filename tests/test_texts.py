@@ -131,10 +131,14 @@ def without_target(name: str, at: Path) -> str:
 
 
 def test_predict_goes_on_behind_what_is_written(
-    summary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    summary: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = without_target("meta_review", tmp_path / "new.jsonl")
     whole = predict(summary, OtherRows(data), tmp_path / "whole.jsonl", None, None)
+    assert "TEXTS HAD NOT ENDED AFTER 12 TOKENS" in capsys.readouterr().out
     rows = read_lines(whole.path)
     assert len(rows) == 14 and all(row["answer"] is not None and "loss" not in row for row in rows)
     assert not list(tmp_path.glob("*.part.jsonl"))

@@ -243,6 +243,9 @@ def lines(twins: Twins) -> list[str]:
     width = max(map(len, twins["rates"]))
     found = [f"{twins['num_rows']} {twins['split']} rows with an answer in their context, each changed:"]
     for name, rate in twins["rates"].items():
-        value = "no row to ask it of" if rate["value"] is None else str(of_value(rate["value"]))
-        found.append(f"  {name:{width}}  {rate['says']}: {value} of {rate['num_rows']} rows")
+        of = f" of {rate['num_rows']} rows"
+        value = "no row to ask it of" if rate["value"] is None else str(of_value(rate["value"])) + of
+        found.append(f"  {name:{width}}  {rate['says']}: {value}")
+    if any(0 < rate["num_groups"] < MIN_GROUPS for rate in twins["rates"].values()):
+        found.append(f"Fewer than {MIN_GROUPS} groups of rows are not called out, whatever they say.")
     return found + [f"WARNING: {warning}" for warning in twins["warnings"]]

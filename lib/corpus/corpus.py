@@ -16,7 +16,7 @@ PROBES = "probes"  # the split name of a recipe's probes
 OTHER = "data"  # the split name of rows that a finished run has never seen
 CUTS = {  # what a task counted -> what people should know of it
     "questions cut": "rows are longer than the model can read: their questions were cut, too",
-    "gold passages cut": "rows' passages with the answer were cut to fit; a larger --max-length reads more",
+    "gold passages cut": "rows' passages with the answer were cut; raise --max-length or lower --chunks",
 }
 
 

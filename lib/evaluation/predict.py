@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lib.answers import load as answers_of
 from lib.base.console import Meter, speak
+from lib.base.exits import RepeatsError
 from lib.base.files import write_csv, write_lines, write_text
 from lib.base.heap import give_back_at_once
 from lib.contradictions import refuse_threads
@@ -69,13 +71,23 @@ def predict(
     predictor = run.predictor(world, offload)
     answers = answers_of(run.recipe)
     rows = corpus.encode(OTHER, predictor.task, world.stop.raise_if_requested, refuse=False)
-    for warning in cut_warnings(predictor.task.counts):
+    if counts := {name: count for name, count in predictor.task.counts.items() if count}:
+        speak("counted: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    for warning in cut_warnings(counts):
         speak(warning)
     if predictor.task.writes:
         predictions = _texts(predictor, rows, Part(out.with_suffix(PART), _key(run, rows)))
     else:
         predictions = predictor.predict(rows)
     predictions = kept(predictions, corpus.splits[OTHER], run.recipe)
+    if broken := [row["id"] for row in predictions if _has_nan(row)]:
+        raise RepeatsError(
+            f"{path}: its model has no finite answer to {len(broken)} of {len(predictions)} rows (row "
+            f"{broken[0]}, say); its weights are broken, so name another run"
+        )
+    if predictor.task.writes:
+        for warning in answers.warnings(predictions):
+            speak(f"WARNING: {warning}")
     out.parent.mkdir(parents=True, exist_ok=True)
     if retrieved is not None:
         retrieved.write(out.with_suffix(CONTEXTS))
@@ -116,6 +128,11 @@ class Part:
     def add(self, rows: list[Prediction]) -> None:
         with self.path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _has_nan(row: Prediction) -> bool:
+    values = [one for value in row.values() for one in (value if isinstance(value, list) else [value])]
+    return any(isinstance(one, float) and math.isnan(one) for one in values)
 
 
 def _key(run: TrainedRun, rows: Rows) -> str:

@@ -33,8 +33,12 @@ class Predictor:
         all ranks when one of them was asked to stop."""
         self.model.eval()
         for piece in deal(batches, self.world.size)[self.world.rank]:
-            mine = answer(rows, piece.rows)
-            asked_to_stop = self.world.stop.requested
+            stopped = False
+            try:
+                mine = answer(rows, piece.rows)
+            except StoppedError:  # within a batch of texts; the others learn of it below
+                mine, stopped = [], True
+            asked_to_stop = stopped or self.world.stop.requested
             shares = dist.gather_json([asked_to_stop, mine if piece.weight else []])
             if any(stop for stop, _ in shares):
                 raise StoppedError("asked to stop while rows were scored; the same command goes on")
@@ -79,7 +83,8 @@ class Predictor:
     def write(self, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
         """One record with the text of each of the rows of one batch, on this rank alone."""
         with torch.inference_mode(), self.world.autocast():
-            return _named(rows, indices, self.task.write(self.model, rows, indices))
+            texts = self.task.write(self.model, rows, indices, self.world.stop.raise_if_requested)
+            return _named(rows, indices, texts)
 
 
 def _named(rows: Rows, indices: tuple[int, ...], answers: list[Prediction]) -> list[Prediction]:

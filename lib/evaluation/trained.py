@@ -136,6 +136,8 @@ def best_checkpoint(folder: RunFolder) -> Path:
         best: Path | None = folder.checkpoints / read_json(scores)["checkpoint"]
     else:
         best = checkpoint.best_in(folder.checkpoints)
+        if best is not None:
+            speak(f"WARNING: {folder.path} has not ended; this is its best checkpoint so far, {best.name}")
     if best is None or not best.is_dir():
         raise ValueError(f"{folder.path} has no checkpoint yet; let the run reach its first evaluation")
     checkpoint.require_whole(best)

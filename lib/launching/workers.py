@@ -68,5 +68,6 @@ def _code_after_signal(codes: list[int], num_processes: int) -> int:
     """0 when all workers were done already, 75 when all of them stopped by themselves."""
     if len(codes) == num_processes and set(codes) <= {DONE, STOPPED}:
         return STOPPED if STOPPED in codes else DONE
-    speak(f"stopped by a signal, but only {len(codes)} of {num_processes} workers ended well", sys.stderr)
+    well = sum(code in (DONE, STOPPED) for code in codes)
+    speak(f"stopped by a signal, but only {well} of {num_processes} workers ended well", sys.stderr)
     return min(set(codes) - {DONE, STOPPED}, default=CRASHED)

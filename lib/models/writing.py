@@ -7,7 +7,7 @@ says. All other tokens are the same either way. In bf16 nearly every text of 12 
 place, so texts are written in float32, whatever the precision of training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.base.exits import RepeatsError
 from lib.models import decoding
 from lib.models.adapters import has_int8, in_float32, plain
 from lib.models.language import LanguageModel
@@ -54,9 +55,14 @@ class Written:
 
 
 def write(
-    model: LanguageModel, prompts: Sequence[np.ndarray], how: How, seeds: Sequence[int]
+    model: LanguageModel,
+    prompts: Sequence[np.ndarray],
+    how: How,
+    seeds: Sequence[int],
+    between: Callable[[], None] = lambda: None,
 ) -> list[Written]:
-    """The texts behind the prompts; `seeds`: of each row's draws."""
+    """The texts behind the prompts; `seeds`: of each row's draws; `between` runs before each token and may
+    raise to stop. Raises RepeatsError for a model whose outputs are no numbers."""
     # products in 8 bits look at all rows of a batch to choose what they keep whole: no two together
     size = 1 if has_int8(model.backbone) else max(1, len(prompts))
     texts: list[Written] = []
@@ -67,18 +73,23 @@ def write(
     ):
         for begin in range(0, len(prompts), size):
             piece = slice(begin, begin + size)
-            texts += _write(model, prompts[piece], how, seeds[piece])
+            texts += _write(model, prompts[piece], how, seeds[piece], between)
     return texts
 
 
 def _write(
-    model: LanguageModel, prompts: Sequence[np.ndarray], how: How, seeds: Sequence[int]
+    model: LanguageModel,
+    prompts: Sequence[np.ndarray],
+    how: How,
+    seeds: Sequence[int],
+    between: Callable[[], None],
 ) -> list[Written]:
     """The texts of one batch."""
     texts, going = [Written() for _ in prompts], list(range(len(prompts)))
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     state, close = decoding.begin(model, prompts, how.pad, how.max_new_tokens), closeness(model)
     for left in reversed(range(how.max_new_tokens)):
+        between()
         logits = state.logits().float()  # (rows that go on, words)
         noise = _noise(logits, [draws[row] for row in going]) if how.temperature else None
         tokens, near = _chosen(logits, noise, how, close)
@@ -128,6 +139,11 @@ def _chosen(logits: Tensor, noise: Tensor | None, how: How, close: float) -> tup
             open_to = compared.masked_fill(~border, -torch.inf).amax(1)
             compared = compared.masked_fill(before >= how.top_p, -torch.inf)
     best = compared.topk(2, dim=1)
+    if not bool(best.values[:, 0].isfinite().all()):  # NaN counts as the largest
+        raise RepeatsError(
+            "the model's outputs are no finite numbers, so it can write nothing: its weights are broken; a "
+            "lower --lr or --precision fp32 helps in training"
+        )
     rival = torch.maximum(best.values[:, 1], open_to)
     near = best.values[:, 0] - rival < close * scale
     return best.indices[:, 0].tolist(), near.nonzero()[:, 0].tolist()

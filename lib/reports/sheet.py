@@ -23,6 +23,7 @@ CRITERIA, PLACES, GRADES = ("factuality", "coverage"), (1, 2), (0, 1, 2)
 GRADED = tuple(f"{criterion} {place}" for place in PLACES for criterion in CRITERIA)
 HEADER = ("row", *TEXTS, *GRADED, "comment")
 ABOUT_ROWS = ("row", "group", "sha256 of its texts")
+SEAL = "sha256 of these"
 
 MOST_UNITS = 32_767  # of UTF-16, in one cell of Excel
 # half an emoji, and the two that XML cannot hold
@@ -47,6 +48,11 @@ class Origin:
         """Whose text 1 and text 2 are."""
         swapped = int(digest([self.seed, self.run, self.split, identity])[:8], 16) % 2
         return ("tuned", "base") if swapped else ("base", "tuned")
+
+    @property
+    def seal(self) -> str:
+        """By it a change is noticed."""
+        return digest([self.run, self.split, self.seed])
 
 
 @dataclass(frozen=True)
@@ -132,8 +138,8 @@ def write_sheet(out: Path, origin: Origin, texts: list[Texts], words: Words) -> 
     style.fill_review(book.create_sheet(REVIEW), HEADER, rows)
     about = book.create_sheet(ABOUT)
     about.sheet_state = "veryHidden"
-    lines = [("run", origin.run), ("split", origin.split), ("seed", str(origin.seed)), ABOUT_ROWS]
-    cells = [tuple(shown(word) for word in line) for line in lines]
+    lines = [("run", origin.run), ("split", origin.split), ("seed", str(origin.seed)), (SEAL, origin.seal)]
+    cells = [tuple(shown(word) for word in line) for line in (*lines, ABOUT_ROWS)]
     cells += [(row[0], shown(one.group), fingerprint(row[1:])) for row, one in zip(rows, texts, strict=True)]
     for number, line in enumerate(cells, 1):
         for column, word in enumerate(line, 1):

@@ -126,11 +126,11 @@ def _open(path: Path) -> Any:
 def _written(path: Path, tab: Any) -> Written:
     lines = [tuple(as_word(value) or "" for value in line[:3]) for line in tab.values if any(line)]
     try:
-        (run, split, seed), names, rows = (line[1] for line in lines[:3]), lines[3], sorted(lines[4:])
+        (run, split, seed, seal), names, rows = (line[1] for line in lines[:4]), lines[4], sorted(lines[5:])
         origin = Origin(run, split, int(seed))
         groups = {identity: group for identity, group, _ in rows}
         texts = {identity: digest for identity, _, digest in rows}
-        whole = names == layout.ABOUT_ROWS and bool(rows)
+        whole = names == layout.ABOUT_ROWS and bool(rows) and seal == origin.seal
     except (ValueError, IndexError):
         whole = False
     if not whole:
@@ -154,7 +154,13 @@ def _where(path: Path, cell: Any) -> str:
 def _read_rows(sheet: Filled, tab: Any) -> None:
     """Into the sheet: grades, comments, and what is wrong."""
     seen: dict[str, str] = {}  # id -> its cell
-    for line in tab.iter_rows(min_row=2, max_col=len(HEADER)):
+    for whole_line in tab.iter_rows(min_row=2):
+        line, beside = whole_line[: len(HEADER)], whole_line[len(HEADER) :]
+        sheet.problems += [
+            f"{_where(sheet.path, cell)}: {cell.value!r} stands beside the table, where nothing is read"
+            for cell in beside
+            if not _blank(cell.value)
+        ]
         if all(_blank(cell.value) for cell in line):
             continue
         identity, where = as_word(line[0].value), _where(sheet.path, line[0])

@@ -90,7 +90,13 @@ class ModelTask:
     def writing_batches(self, rows: Rows, which: Sequence[int], token_budget: int) -> list[MicroBatch]:
         raise NotImplementedError
 
-    def write(self, model: nn.Module, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
+    def write(
+        self,
+        model: nn.Module,
+        rows: Rows,
+        indices: tuple[int, ...],
+        between: Callable[[], None] = lambda: None,
+    ) -> list[Prediction]:
         raise NotImplementedError
 
     def build(self, folder: Path | None = None) -> nn.Module:

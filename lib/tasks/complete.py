@@ -264,7 +264,13 @@ class Complete(ModelTask):
         others = text.ends_of(self.tokenizer) if self.options.chat else []
         return [end] + [sign for sign in others if sign not in (end, self.specials.pad)]
 
-    def write(self, model: nn.Module, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
+    def write(
+        self,
+        model: nn.Module,
+        rows: Rows,
+        indices: tuple[int, ...],
+        between: Callable[[], None] = lambda: None,
+    ) -> list[Prediction]:
         options = self.options
         ends, pad = self.ends, self.specials.pad
         how = How(options.max_new_tokens, tuple(ends), pad, options.temperature, options.top_p)
@@ -272,7 +278,7 @@ class Complete(ModelTask):
         names = [f"{self.config.optim.seed} {rows.ids[row]}" for row in indices]
         seeds = [zlib.crc32(name.encode("utf-8", "surrogatepass")) for name in names]
         assert isinstance(model, LanguageModel)
-        written = write(model, prompts, how, seeds)
+        written = write(model, prompts, how, seeds, between)
         return [
             Prediction(
                 answer=self.tokenizer.decode(one.ids, skip_special_tokens=True).strip(),

@@ -1,5 +1,6 @@
 """THE LOOP: one for every recipe, task, strategy and device."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -7,6 +8,7 @@ from functools import partial
 
 import torch
 
+from lib.base.console import speak
 from lib.base.exits import RepeatsError, StoppedError
 from lib.data.ahead import Ahead, pinned
 from lib.data.loader import Loader, Step, deal
@@ -71,6 +73,11 @@ def train(parts: Parts, progress: Progress) -> Progress:
             progress.evaluation_due = due(number, eval_every, last)
             settle(parts, progress, votes)
     parts.writer.wait()
+    if progress.best_step is None:
+        raise RepeatsError(
+            f"no evaluation gave a finite {parts.job.recipe.metrics[0].name}: the model's numbers have "
+            "overflowed; a lower --lr or --precision fp32 will help"
+        )
     dist.barrier()  # the other ranks read what rank 0 has just written
     return progress
 
@@ -171,7 +178,8 @@ def report_skipped(parts: Parts, progress: Progress, step: Step, votes: Votes) -
     if progress.skipped_in_a_row >= MOST_SKIPPED:
         parts.writer.wait()  # for one that is on its way to the disk
         saved = newest_step(parts.writer.checkpoints)
-        kept = "nothing was saved yet" if saved is None else f"the checkpoint of step {saved} is good"
+        kept = "nothing was saved yet" if saved is None else f"the newest checkpoint is of step {saved}"
+        kept += f", the best of step {progress.best_step}" if progress.best_step is not None else ""
         raise RepeatsError(
             f"{MOST_SKIPPED} steps in a row without a finite gradient, the last one step {step.number}; "
             f"{kept}. A lower --lr, --precision fp32, or a look at the rows named "
@@ -189,11 +197,14 @@ def out_of_memory(parts: Parts, progress: Progress, step: Step, error: BaseExcep
     halved = parts.job.config.optim.token_budget // 2
     write_checkpoint(parts, progress, snapshot(parts, alone=True), halved)
     parts.writer.wait()
-    raise StoppedError(
+    what = (
         f"out of memory at step {step.number} ({step.num_rows} rows, longest sequences {lengths[:4]} "
         f"tokens); the state before it is saved, with the token budget halved to {halved}. The same command "
         "goes on from there"
-    ) from error
+    )
+    if not parts.job.world.is_main:  # rank 0 will only know that this one is gone
+        speak(f"rank {parts.job.world.rank}: {what}", sys.stderr)
+    raise StoppedError(what) from error
 
 
 def evaluate(parts: Parts, progress: Progress) -> bool:
