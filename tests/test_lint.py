@@ -88,6 +88,15 @@ def test_a_threshold_refuses_just_above_it_and_names_its_flag(changes: Any, said
         lint.refuse(found(**changes), DataConfig(), Path("lint.json"))
 
 
+def test_one_flag_allows_all_splits() -> None:
+    """Of the one that loses most."""
+    some = found(rows_cut=91)
+    some["splits"]["test"]["rows_cut"] = 97
+    with pytest.raises(CheckError) as refused:
+        lint.refuse(some, DataConfig(), Path("lint.json"))
+    assert str(refused.value).count("--max-cut 0.97") == 2 and "--max-cut 0.91" not in str(refused.value)
+
+
 def test_near_duplicates_above_the_share_are_refused() -> None:
     some = found() | {"near_duplicates": {"test and train": {"rows": 11, "shown": [("a", "b")]}}}
     with pytest.raises(CheckError, match=r"11 of 200 .* --max-near-duplicates 0.06"):  # 0.055, rounded up

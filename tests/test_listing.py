@@ -77,7 +77,7 @@ def test_lines_fit_and_what_never_began_stands_apart(tmp_path: Path) -> None:
     lines = listing.table(listing.all_runs(str(tmp_path)), 79)
     assert max(map(len, lines)) <= 79
     assert lines[1].split()[:6] == ["20250101_120000", "arena", "done", "9/9", "log_loss", "0.5000"]
-    assert lines[-2:] == ["never began:", "  20250102_120000-cut  arena  refused, see lint.json"]
+    assert lines[-2:] == ["without a saved step:", "  20250102_120000-cut  arena  refused, see lint.json"]
 
 
 def test_what_not_all_runs_of_a_recipe_were_told_stands_beside_each(tmp_path: Path) -> None:

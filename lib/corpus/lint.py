@@ -104,13 +104,14 @@ def refuse(lint: Lint, data: DataConfig, kept: Path) -> None:
     """Raises CheckError with everything that is beyond a threshold, and the flag that allows it; `kept` is
     where `lint` can be read."""
     problems = []
+    worst = max(part["rows_cut"] / part["rows"] for part in lint["splits"].values())
     for split, part in lint["splits"].items():
         cut, most = part["rows_cut"] / part["rows"], max(part["labels"].values(), default=0) / part["rows"]
         if cut > data.max_cut:
             problems.append(
                 f"{cut:.0%} of the {split} rows are cut at --max-length {data.max_length}, more than "
                 f"--max-cut {data.max_cut:g}; use a higher --max-length, or allow it with "
-                f"--max-cut {_above(cut)}"
+                f"--max-cut {_above(worst)}"
             )
         if split == "train" and most > data.max_prior:
             problems.append(

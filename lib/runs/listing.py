@@ -107,7 +107,7 @@ def _begun_s(path: Path) -> float | None:
 
 
 def table(runs: list[Listed], width: int | None) -> list[str]:
-    """For people: what trained, the trials of a sweep in one line, and below it what never began; `width`:
+    """For people: what trained, the trials of a sweep in one line, and below it what saved no step; `width`:
     most letters of a line."""
     trials = Counter(sweep for run in runs if (sweep := _sweep_of(run)))
     begun = [run for run in runs if run.began and not _sweep_of(run)]
@@ -116,7 +116,7 @@ def table(runs: list[Listed], width: int | None) -> list[str]:
         f"{count} trials of the sweep {sweep}, which has a result.html" for sweep, count in trials.items()
     ]
     if others := [run for run in runs if not run.began and not _sweep_of(run)]:
-        lines += [*([""] if lines else []), "never began:"]
+        lines += [*([""] if lines else []), "without a saved step:"]
         for run in others:
             lines.append(f"  {run.run}  {run.recipe}  {run.state}{_look_into(run)}")
     if width is None:
