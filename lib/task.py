@@ -102,11 +102,7 @@ class Task(Protocol):
         """Those of the rows in pieces whose texts are written together: a pure function of them."""
 
     def write(
-        self,
-        model: nn.Module,
-        rows: Rows,
-        indices: tuple[int, ...],
-        between: Callable[[], None] = lambda: None,
+        self, model: nn.Module, rows: Rows, indices: tuple[int, ...], between: Callable[[], None]
     ) -> list[Prediction]:
         """The text of each row, as a plain record without its id; `between` runs often and may raise to
         stop."""

@@ -17,7 +17,7 @@ from lib.answers.citing import REFUSAL, cite, said
 from lib.answers.text_metrics import words
 from lib.command_line import parse
 from lib.config import DataConfig, RagConfig
-from lib.corpus.corpus import OTHER, Corpus, cut_warnings
+from lib.corpus.corpus import OTHER, Corpus, counted
 from lib.data.chunks import Chunk, Paragraph, contexts, described, text_of, title_of
 from lib.data.chunks import _drawn as drawn_lazily
 from lib.data.chunks import _made as chunks_with_sources
@@ -576,7 +576,7 @@ def test_cut_passages_are_counted_on_real_questions(tmp_path: Path) -> None:
     _, counts, _ = encoded(rows, tmp_path, "--max-length", "512")
     # every context has four paragraphs of 500 bytes or more, and loses some of the longest
     assert counts["prompts cut"] == 16 and 0 < counts["gold passages cut"] <= 8
-    (warning,) = cut_warnings(counts)
+    _, warning = counted(counts)
     assert f"{counts['gold passages cut']} rows' passages with the answer were cut" in warning
 
 

@@ -149,9 +149,7 @@ class Corpus:
             count = f"{len(self.rejected)} of {self.num_read} rows rejected"
             lines.append(f"{count}; the rejected.jsonl of a run lists them all:")
             lines += [f"  {row.where}: {row.reason}" for row in self.rejected[:3]]
-        if counts := self.counts | encoded:
-            lines.append("counted: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-        return lines + cut_warnings(encoded)
+        return lines + counted(self.counts | encoded)
 
     def encode(
         self, split: str, task: Task, between: Callable[[], None] = lambda: None, refuse: bool = True
@@ -161,6 +159,7 @@ class Corpus:
         return pack(task.encode(self.splits[split], between, refuse))
 
 
-def cut_warnings(counts: Mapping[str, int]) -> list[str]:
-    """Of what a task counted while it encoded rows."""
-    return [f"WARNING: {counts[name]} {said}" for name, said in CUTS.items() if counts.get(name)]
+def counted(counts: Mapping[str, int]) -> list[str]:
+    """What was counted while rows were read and encoded, and what people should know of it."""
+    lines = ["counted: " + ", ".join(f"{name} {count}" for name, count in counts.items())] if counts else []
+    return lines + [f"WARNING: {counts[name]} {said}" for name, said in CUTS.items() if counts.get(name)]

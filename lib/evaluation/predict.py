@@ -13,7 +13,7 @@ from lib.base.exits import RepeatsError
 from lib.base.files import write_csv, write_lines, write_text
 from lib.base.heap import give_back_at_once
 from lib.contradictions import refuse_threads
-from lib.corpus.corpus import OTHER, cut_warnings
+from lib.corpus.corpus import OTHER, counted
 from lib.corpus.splits import digest
 from lib.data.rows import Rows
 from lib.evaluation.predictor import SAY_EVERY_S, Predictor
@@ -71,10 +71,8 @@ def predict(
     predictor = run.predictor(world, offload)
     answers = answers_of(run.recipe)
     rows = corpus.encode(OTHER, predictor.task, world.stop.raise_if_requested, refuse=False)
-    if counts := {name: count for name, count in predictor.task.counts.items() if count}:
-        speak("counted: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-    for warning in cut_warnings(counts):
-        speak(warning)
+    for line in counted({name: count for name, count in predictor.task.counts.items() if count}):
+        speak(line)
     if predictor.task.writes:
         predictions = _texts(predictor, rows, Part(out.with_suffix(PART), _key(run, rows)))
     else:

@@ -35,7 +35,8 @@ class Encoder(nn.Module):
     def __init__(self, backbone: Any, pooling: str, frozen: list[nn.Module]) -> None:
         super().__init__()
         self.backbone, self.pooling = backbone, pooling
-        # no token of a decoder looks to its right
+        # No token of a decoder looks to its right. Its layers say so: transformers lists XLNet among causal
+        # models, and its tokens look both ways.
         self.causal = any(getattr(module, "is_causal", False) for module in backbone.modules())
         self.frozen = tuple(frozen)  # a tuple: not registered a second time
 

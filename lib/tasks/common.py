@@ -91,11 +91,7 @@ class ModelTask:
         raise NotImplementedError
 
     def write(
-        self,
-        model: nn.Module,
-        rows: Rows,
-        indices: tuple[int, ...],
-        between: Callable[[], None] = lambda: None,
+        self, model: nn.Module, rows: Rows, indices: tuple[int, ...], between: Callable[[], None]
     ) -> list[Prediction]:
         raise NotImplementedError
 

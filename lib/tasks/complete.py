@@ -265,11 +265,7 @@ class Complete(ModelTask):
         return [end] + [sign for sign in others if sign not in (end, self.specials.pad)]
 
     def write(
-        self,
-        model: nn.Module,
-        rows: Rows,
-        indices: tuple[int, ...],
-        between: Callable[[], None] = lambda: None,
+        self, model: nn.Module, rows: Rows, indices: tuple[int, ...], between: Callable[[], None]
     ) -> list[Prediction]:
         options = self.options
         ends, pad = self.ends, self.specials.pad

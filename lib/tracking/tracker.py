@@ -57,6 +57,11 @@ class Tracker:
             (self._meter.speak if self._meter else speak)(text)
         self.log(text)
 
+    def say_alone(self, text: str) -> None:
+        """On the console, of another rank than 0, whose end rank 0 will see but not the reason for it."""
+        if not self.world.is_main:
+            speak(f"rank {self.world.rank}: {text}", sys.stderr)
+
     def log(self, text: str) -> None:
         """A line in this rank's log file only."""
         self._write(self._log, text + "\n")

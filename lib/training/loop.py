@@ -1,6 +1,5 @@
 """THE LOOP: one for every recipe, task, strategy and device."""
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -8,7 +7,6 @@ from functools import partial
 
 import torch
 
-from lib.base.console import speak
 from lib.base.exits import RepeatsError, StoppedError
 from lib.data.ahead import Ahead, pinned
 from lib.data.loader import Loader, Step, deal
@@ -202,8 +200,7 @@ def out_of_memory(parts: Parts, progress: Progress, step: Step, error: BaseExcep
         f"tokens); the state before it is saved, with the token budget halved to {halved}. The same command "
         "goes on from there"
     )
-    if not parts.job.world.is_main:  # rank 0 will only know that this one is gone
-        speak(f"rank {parts.job.world.rank}: {what}", sys.stderr)
+    parts.job.tracker.say_alone(what)
     raise StoppedError(what) from error
 
 
