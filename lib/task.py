@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from lib.data.amounts import Amounts
 from lib.data.loader import Costs, MicroBatch
 from lib.data.rows import EncodedRow, Rows
 from lib.process.world import World
@@ -20,7 +21,7 @@ class Batch(Protocol):
         """What the model's forward takes."""
 
     @property
-    def real_tokens(self) -> int: ...
+    def amounts(self) -> Amounts: ...
 
     @property
     def computed_tokens(self) -> int:

@@ -68,7 +68,7 @@ def test_rows_of_one_tensor_find_their_own_states() -> None:
     # row `short` stands second: its prefix is at 4, and both its options follow it; `long`'s ends at 1
     assert trees.predictors.tolist() == [4, 4, 1, 1]
     assert trees.widths.by_row == (2, 2)
-    assert (trees.real_tokens, trees.computed_tokens) == (7, 8)
+    assert (trees.amounts.real_tokens, trees.computed_tokens) == (7, 8)
 
 
 def make(model: str, *flags: str) -> choose.Choose:

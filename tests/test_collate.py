@@ -92,7 +92,7 @@ def test_there_is_a_mask_exactly_where_something_is_padded() -> None:
 def test_real_and_computed_tokens_are_counted() -> None:
     # real: 240 + 3 + 239 + 3 = 485; computed: 2 x 240 and 2 x 3 = 486
     found = collate.group(sequences([240, 3, 239, 3]), PAD)
-    assert (found.real_tokens, found.computed_tokens) == (485, 486)
+    assert (found.amounts.real_tokens, found.computed_tokens) == (485, 486)
     assert found.computed_tokens == sum(group.ids.numel() for group in found.groups)
 
 
@@ -104,7 +104,7 @@ def test_the_padding_id_is_the_one_asked_for() -> None:
 def test_moving_to_a_device_changes_no_value() -> None:
     found = collate.group(sequences([240, 3, 239, 3]), PAD)
     moved = found.to(torch.device("cpu"))
-    assert (moved.real_tokens, moved.computed_tokens) == (found.real_tokens, found.computed_tokens)
+    assert (moved.amounts, moved.computed_tokens) == (found.amounts, found.computed_tokens)
     assert torch.equal(moved.order, found.order)
     for before, after in zip(found.groups, moved.groups, strict=True):
         assert torch.equal(before.ids, after.ids)

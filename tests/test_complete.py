@@ -84,7 +84,7 @@ def test_rows_that_begin_alike_stand_in_one_sequence_and_targets_in_the_order_of
     assert texts.targets.tolist() == [90, 91, 70, 80, 81, 82]
     # 90 follows the 4 at place 3, 80 the 6 at place 7; the group begins behind the tree's 11 tokens
     assert texts.predictors.tolist() == [3, 4, 13, 7, 8, 9]
-    assert (texts.real_tokens, texts.computed_tokens) == (15, 15)
+    assert (texts.amounts.real_tokens, texts.computed_tokens) == (15, 15)
 
 
 def test_a_shared_beginning_leaves_every_prompt_a_token_of_its_own() -> None:
@@ -110,7 +110,7 @@ def test_right_padding_needs_no_mask_and_costs_at_most_a_twentieth() -> None:
     prompts = [draw.integers(5, 400, size) for size in draw.integers(300, 900, 64)]
     texts = lay([(prompt.astype(np.int32), ids(1, 2)) for prompt in prompts], pad=0)
     assert not texts.trees and all(group.mask is None for group in texts.groups)
-    assert texts.computed_tokens <= 1.05 * texts.real_tokens
+    assert texts.computed_tokens <= 1.05 * texts.amounts.real_tokens
 
 
 # What carries loss
@@ -193,7 +193,7 @@ def test_a_micro_batch_costs_what_is_computed_for_it(tmp_path: Path) -> None:
     costs = task.costs(rows)
     assert isinstance(costs, SharedCosts)
     for members in ((0, 3, 6), (0, 1, 2), (4, 7), tuple(range(9))):
-        real = task.collate(rows, members).inputs.real_tokens
+        real = task.collate(rows, members).inputs.amounts.real_tokens
         cost = costs.tokens(np.array(members))
         # two of three rows may have a little more in common than all three
         assert real <= cost <= real + len(members) and cost == costs.tokens(np.array(members[::-1]))

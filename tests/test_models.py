@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lib import recipe as recipes
 from lib.config import Config, DataConfig, ModelConfig
+from lib.data.amounts import Amounts
 from lib.data.collate import Grouped, TokenGroup
 from lib.data.rows import pack
 from lib.models import backbone, cpu_attention, cpu_dropout, freezing, heads, tiny
@@ -124,7 +125,7 @@ def grouped(lengths: list[int]) -> Grouped:
         ids[row, :length] = torch.randint(4, 200, (length,), generator=draw)
         mask[row, :length] = 1
     group = TokenGroup(ids, None if len(set(lengths)) == 1 else mask)
-    return Grouped([group], torch.arange(len(lengths)), sum(lengths), ids.numel())
+    return Grouped([group], torch.arange(len(lengths)), Amounts(), ids.numel())
 
 
 def unpadded(padded: Grouped) -> Grouped:
@@ -132,7 +133,7 @@ def unpadded(padded: Grouped) -> Grouped:
     (group,) = padded.groups
     lengths = [group.ids.shape[1]] * len(group.ids) if group.mask is None else group.mask.sum(1).tolist()
     groups = [TokenGroup(ids[None, :length], None) for ids, length in zip(group.ids, lengths, strict=True)]
-    return Grouped(groups, padded.order, sum(lengths), sum(lengths))
+    return Grouped(groups, padded.order, Amounts(), sum(lengths))
 
 
 # every family
@@ -176,7 +177,7 @@ def test_one_look_up_for_all_groups_gives_what_the_backbone_looks_up_itself(
 ) -> None:
     model = task_of(folder_of(family)).build().eval()
     padded, plain = grouped([40, 7]), grouped([9, 9])
-    together = Grouped([*padded.groups, *plain.groups], torch.arange(4), 65, 98)
+    together = Grouped([*padded.groups, *plain.groups], torch.arange(4), Amounts(), 98)
     expected = []
     with torch.inference_mode():
         for group in together.groups:
@@ -332,7 +333,7 @@ def test_pooling_leaves_padding_out() -> None:
 def test_the_vectors_of_a_row_stand_side_by_side_in_their_order(folder_of: Callable[[str], Path]) -> None:
     model = task_of(folder_of("bert")).build().eval()
     together = grouped([9, 9, 9, 9])
-    turned = Grouped(together.groups, torch.tensor([1, 0, 3, 2]), 36, 36)
+    turned = Grouped(together.groups, torch.tensor([1, 0, 3, 2]), Amounts(), 36)
     with torch.inference_mode():
         assert torch.equal(model.vectors(turned), model.vectors(together).flip(1))
 

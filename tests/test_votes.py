@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lib.base.exits import RepeatsError
+from lib.data.amounts import Amounts
 from lib.data.loader import MicroBatch, Step
 from lib.process import dist
 from lib.training.votes import Done, Votes, agree
@@ -17,7 +18,7 @@ from lib.training.votes import Done, Votes, agree
 Vote = Callable[..., Votes]
 # Two micro-batches on two ranks: the one of cost 2 goes to rank 0, and neither rank has a filler
 PIECES = [MicroBatch(0, (0, 1), 2.0), MicroBatch(4, (2,), 1.0)]
-BATCH: Any = SimpleNamespace(real_tokens=10, computed_tokens=20)
+BATCH: Any = SimpleNamespace(amounts=Amounts(tokens=10), computed_tokens=20)
 
 
 def other(

@@ -47,7 +47,8 @@ def padding(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
         for number in range(1, loader.num_steps + 1)
         for piece in loader.step(number).micro_batches
     ]
-    real, computed = (sum(getattr(b, f"{what}_tokens") for b in batches) for what in ("real", "computed"))
+    real = sum(batch.amounts.real_tokens for batch in batches)
+    computed = sum(batch.computed_tokens for batch in batches)
     return {"real_share": real / computed, "real_tokens": real, "rows": len(setting.train)}
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.bench.setting import Setting
+from lib.data.amounts import Amounts
 from lib.data.collate import Grouped, TokenGroup, matrix
 from lib.data.rows import Rows
 from lib.data.tree import Widths
@@ -50,7 +51,7 @@ class Layout:
     def logits(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """(rows, classes or options)"""
         ids = batch["input_ids"]
-        grouped = Grouped([TokenGroup(ids, batch["attention_mask"])], torch.arange(len(ids)), 0, 0)
+        grouped = Grouped([TokenGroup(ids, batch["attention_mask"])], torch.arange(len(ids)), Amounts(), 0)
         if self.setting.task.__class__.__name__ == "Classify":
             return model(grouped)[:, 0]
         return model(Options(grouped, Widths.of(batch["widths"].tolist())))

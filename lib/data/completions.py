@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.data.amounts import Amounts, attended
 from lib.data.collate import TokenGroup, matrix, split_by_length
 from lib.data.loader import QUADRATIC, Costs, equal_bounds
 from lib.data.rows import Rows
@@ -34,7 +35,7 @@ class Texts:
     """Rows that do not."""
     predictors: Tensor  # (tokens,) places in the trees' and groups' flattened and joined states
     targets: Tensor  # (tokens,) int64
-    real_tokens: int
+    amounts: Amounts
     computed_tokens: int
 
     def to(self, device: torch.device) -> "Texts":
@@ -97,7 +98,8 @@ def lay(pairs: Sequence[Pair], pad: int) -> Texts:
             places[row] = np.arange(begin - len(text) - 1, begin - 1)
     computed = grown.computed_tokens if grown else 0
     groups, wholes = [], [np.concatenate(pairs[row]) for row in single]
-    for members in split_by_length(np.array([len(ids) for ids in wholes])) if single else ():
+    lengths = np.array([len(ids) for ids in wholes], dtype=np.int64)
+    for members in split_by_length(lengths) if single else ():
         ids = matrix([wholes[member] for member in members], pad)
         for line, member in enumerate(members):
             row = single[member]
@@ -105,12 +107,14 @@ def lay(pairs: Sequence[Pair], pad: int) -> Texts:
             places[row] = np.arange(end - len(pairs[row][1]) - 1, end - 1)
         groups.append(TokenGroup(torch.from_numpy(ids), None))
         computed += ids.size
+    targets = np.concatenate([text for _, text in pairs]).astype(np.int64)
+    amounts = Amounts(int(lengths.sum()), attended(lengths, causal=True), len(targets))
     return Texts(
         grown.groups if grown else [],
         groups,
         torch.from_numpy(np.concatenate([places[row] for row in range(len(pairs))])),
-        torch.from_numpy(np.concatenate([text for _, text in pairs]).astype(np.int64)),
-        (grown.real_tokens if grown else 0) + sum(map(len, wholes)),
+        torch.from_numpy(targets),
+        amounts + grown.amounts if grown else amounts,
         computed,
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.data.amounts import Amounts, attended
 from lib.data.collate import matrix, split_by_length
 
 PADDING = -1  # the document that padding belongs to
@@ -110,7 +111,7 @@ class Trees:
     groups: list[Tree]
     predictors: Tensor  # (tokens,) places of the tokens before, in the groups' flattened and joined states
     options: Continuations
-    real_tokens: int
+    amounts: Amounts
     computed_tokens: int
 
     @property
@@ -132,7 +133,7 @@ class Grown:
 
     groups: list[Tree]
     offsets: np.ndarray  # (rows,) where each begins in the groups' flattened and joined states
-    real_tokens: int
+    amounts: Amounts
     computed_tokens: int
 
 
@@ -159,7 +160,8 @@ def grow(rows: list[list[np.ndarray]], pad: int) -> Grown:
             )
         )
         computed += ids.size
-    return Grown(groups, offsets, int(lengths.sum()), computed)
+    amounts = Amounts(int(lengths.sum()), sum(map(_attended, rows)))
+    return Grown(groups, offsets, amounts, computed)
 
 
 def plant(rows: list[list[np.ndarray]], pad: int) -> Trees:
@@ -172,9 +174,16 @@ def plant(rows: list[list[np.ndarray]], pad: int) -> Trees:
         grown.groups,
         torch.from_numpy(predictors),
         Continuations.of(rows),
-        grown.real_tokens,
+        grown.amounts + Amounts(scored=len(predictors)),
         grown.computed_tokens,
     )
+
+
+def _attended(row: list[np.ndarray]) -> int:
+    """How many tokens each looks at, summed: of its own part those before it, of a continuation the prefix
+    too."""
+    sizes = np.array([len(part) for part in row])
+    return attended(sizes, causal=True) + int(sizes[0] * sizes[1:].sum())
 
 
 def _parts(row: list[np.ndarray]) -> np.ndarray:

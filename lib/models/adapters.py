@@ -180,12 +180,10 @@ def _linear_names(backbone: Any) -> list[str]:
     """The last parts of the linear layers' names, without an output layer's."""
     output = backbone.get_output_embeddings()
     parts = backbone.named_modules()
-    return sorted(
-        {name.rpartition(".")[2] for name, part in parts if _is_linear(part) and part is not output}
-    )
+    return sorted({name.rpartition(".")[2] for name, part in parts if is_linear(part) and part is not output})
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # gpt2's linear layer
 
 

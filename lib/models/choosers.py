@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.data.amounts import Amounts
 from lib.data.collate import Grouped
 from lib.data.tree import Continuations, Trees, Widths
 from lib.models.heads import Encoder, in_float32, new_head
@@ -24,8 +25,8 @@ class Options:
     widths: Widths
 
     @property
-    def real_tokens(self) -> int:
-        return self.grouped.real_tokens
+    def amounts(self) -> Amounts:
+        return self.grouped.amounts
 
     @property
     def computed_tokens(self) -> int:
@@ -76,7 +77,7 @@ class Pairs:
     starts: Tensor  # (options, length) int64: the decoder's input, an option behind the start token
     row_of: Tensor  # (options,) int64
     options: Continuations
-    real_tokens: int
+    amounts: Amounts
     computed_tokens: int
 
     @property

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lib.data.amounts import Amounts
 from lib.data.collate import Grouped
 from lib.data.completions import Texts
 from lib.models import language
@@ -55,7 +56,7 @@ class SourcesAndTexts:
     starts: Tensor  # (rows, length) int64: the decoder's input, a text behind the start token
     predictors: Tensor  # (tokens,) places in the decoder's flattened states
     targets: Tensor  # (tokens,) int64
-    real_tokens: int
+    amounts: Amounts
     computed_tokens: int
 
     def to(self, device: torch.device) -> "SourcesAndTexts":

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.data.amounts import Amounts
 from lib.data.collate import Grouped, TokenGroup, matrix, split_by_length
 from lib.data.completions import clusters
 from lib.models import cache
@@ -150,7 +151,7 @@ class Seq2SeqState(State):
         ids = matrix(list(prompts), self.pad)
         there = torch.from_numpy((np.arange(ids.shape[1])[None] < lengths[:, None]).astype(np.int64))
         mask = there if lengths.min() < ids.shape[1] else None
-        source = Grouped([TokenGroup(torch.from_numpy(ids), mask)], torch.arange(len(prompts)), 0, 0)
+        source = Grouped([TokenGroup(torch.from_numpy(ids), mask)], torch.arange(len(prompts)), Amounts(), 0)
         return self.model.encode(source.to(self.device))
 
     def _forward(self, ids: Tensor) -> Tensor:

@@ -157,12 +157,13 @@ class Choose(ModelTask):
         starts = matrix([np.concatenate([begin, option[:-1]]) for option in options], self.specials.pad)
         sources = group([row[0] for row in rows], self.specials.pad)
         row_of = np.repeat(np.arange(len(rows)), [len(row) - 1 for row in rows])
+        lengths = np.array([len(row[0]) for row in rows])[row_of]
         return choosers.Pairs(
             sources,
             torch.from_numpy(starts),
             torch.from_numpy(row_of),
             Continuations.of(rows),
-            sources.real_tokens + sum(map(len, options)),
+            sources.amounts.beside_texts(np.array(list(map(len, options))), lengths),
             sources.computed_tokens + starts.size,
         )
 

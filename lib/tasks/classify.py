@@ -72,9 +72,8 @@ class Classify(ModelTask):
 
     def collate(self, rows: Rows, indices: tuple[int, ...]) -> LabelledBatch:
         sequences = [sequence for row in indices for sequence in rows.sequences_of(row)]
-        return LabelledBatch(
-            group(sequences, self.specials.pad), torch.from_numpy(rows.labels[list(indices)])
-        )
+        grouped = group(sequences, self.specials.pad, causal=backbone.is_causal(self.described.config))
+        return LabelledBatch(grouped, torch.from_numpy(rows.labels[list(indices)]))
 
     def loss(self, output: Tensor, batch: LabelledBatch) -> Tensor:
         orders = output.shape[1]  # of the texts: as they stand, and turned

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lib.config import Config
 from lib.data import text
+from lib.data.amounts import Amounts
 from lib.data.loader import Costs, MicroBatch
 from lib.data.rows import NO_LABEL as NO_LABEL  # for tasks
 from lib.data.rows import EncodedRow, Rows
@@ -28,8 +29,8 @@ class LabelledBatch:
     labels: Tensor  # (rows,) int64
 
     @property
-    def real_tokens(self) -> int:
-        return self.inputs.real_tokens
+    def amounts(self) -> Amounts:
+        return self.inputs.amounts
 
     @property
     def computed_tokens(self) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lib.config import CompleteConfig, Config
 from lib.data import text
+from lib.data.amounts import Amounts
 from lib.data.collate import group, matrix
 from lib.data.completions import SharedCosts, lay
 from lib.data.loader import Costs, MicroBatch
@@ -52,8 +53,8 @@ class TextBatch:
     """Whether a row's text is known; else it is an end token alone."""
 
     @property
-    def real_tokens(self) -> int:
-        return self.inputs.real_tokens
+    def amounts(self) -> Amounts:
+        return self.inputs.amounts
 
     @property
     def computed_tokens(self) -> int:
@@ -219,12 +220,13 @@ class Complete(ModelTask):
         predictors = [line * width + np.arange(len(text)) for line, (_, text) in enumerate(pairs)]
         targets = np.concatenate([text for _, text in pairs]).astype(np.int64)
         sources = group([prompt for prompt, _ in pairs], self.specials.pad)
+        prompts, texts = (np.array(list(map(len, column))) for column in zip(*pairs, strict=True))
         return completers.SourcesAndTexts(
             sources,
             torch.from_numpy(starts),
             torch.from_numpy(np.concatenate(predictors)),
             torch.from_numpy(targets),
-            sources.real_tokens + len(targets),
+            sources.amounts.beside_texts(texts, prompts),
             sources.computed_tokens + starts.size,
         )
 

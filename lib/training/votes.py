@@ -33,7 +33,7 @@ class Done:
         self.losses.append(loss_sum.detach())
         self.hits.append(hits)
         if piece.weight:
-            self.tokens += batch.real_tokens
+            self.tokens += batch.amounts.real_tokens
             self.computed += batch.computed_tokens
 
 
