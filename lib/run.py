@@ -24,11 +24,11 @@ from lib.evaluation import scoring
 from lib.evaluation.predictor import Predictor
 from lib.evaluation.trained import TrainedRun
 from lib.job import Job
-from lib.models import adapters, backbone, padding
+from lib.models import adapters, backbone, flops, padding
 from lib.models.freezing import frozen_names
 from lib.models.heads import Encoder
 from lib.models.placement import place
-from lib.process import dist
+from lib.process import dist, peak
 from lib.process.signals import StopFlag
 from lib.process.world import World
 from lib.recipe import Recipe, Scores
@@ -141,12 +141,13 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
         longest = rows.sequences_of(int(rows.longest_by_row().argmax()))[0]
         padding.refuse_mixing(model, task.described, longest, text.specials_of(task.tokenizer).pad)
     dist.on_main(lambda: _record_weights(job.folder, model, task, fresh=begin is None))
+    shortest = task.collate(rows, (int(rows.longest_by_row().argmin()),)).to(world.device)
+    flops_of_each, most = flops.of_each(model, shortest.inputs, world), _peak(job)
     engine = Ddp(model, config.optim, world)
     job = _fit(job, engine, task, rows)
     _describe(job, model)
     for part in model.called() if config.compute.compile else ():
         part.compile(dynamic=True)
-    shortest = task.collate(rows, (int(rows.longest_by_row().argmin()),)).to(world.device)
     moments = safetensors.torch.load_file(begin / "optimizer.safetensors") if begin else None
     engine.start(shortest, task.loss, moments)
     predictor = Predictor(task, model, world, job.config.optim.token_budget)
@@ -156,7 +157,18 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
 
     loader = Loader(task.costs(rows), job.config.optim)
     writer = checkpoint.Writer(job.folder.checkpoints, config.tracking.keep)
-    return loop.Parts(job, task, engine, rows, loader, writer, evaluate)
+    return loop.Parts(job, task, engine, rows, loader, writer, evaluate, flops_of_each, most)
+
+
+def _peak(job: Job) -> float:
+    """FLOP/s of all ranks together; what was found before on the same hardware stays, so that all steps there
+    are shares of one number."""
+    hardware = f"{job.world}, {job.world.precision}"
+    known: dict[str, Any] = dist.on_main(lambda: job.folder.record().get("peaks", {}))
+    if hardware not in known:
+        known[hardware] = asdict(peak.of(job.world))
+        job.write_record(peaks=known)
+    return known[hardware]["flops_per_s"]
 
 
 def _answer_before(job: Job, encoded: Encoded, predictor: Predictor) -> None:

@@ -22,6 +22,7 @@ from lib.command_line import parse
 from lib.config import Config
 from lib.corpus.corpus import Corpus
 from lib.data import rows as encoded_rows
+from lib.data.amounts import Amounts
 from lib.data.loader import Loader
 from lib.data.rows import Rows
 from lib.evaluation.predictor import Predictor
@@ -75,6 +76,7 @@ def gradient(config: Config, task: Task, rows: Rows, world: World, pieces: int) 
     parts.task, parts.engine, parts.rows = task, engine, rows
     exchanged = exchanges(engine)
     parts.loader = Loader(task.costs(rows), config.optim)
+    parts.flops_of_each = Amounts(tokens=6.0)
     compute(parts, parts.loader.step(1), batches(parts, [1]))
     if world.size > 1:
         assert len(exchanged) == len(set(exchanged)), "a bucket of gradients was exchanged twice in a step"

@@ -135,6 +135,20 @@ def change_scores(folder: RunFolder, *without: str, **values: Any) -> None:
     write_json(folder.path / "scores.json", scores)
 
 
+def test_mfu_is_over_all_seconds_and_says_what_it_is_a_share_of(folder: RunFolder) -> None:
+    steps = [{**STEPS[0], "mfu": share, "seconds": seconds} for share, seconds in ((0.3, 1.0), (0.5, 3.0))]
+    write_lines(folder.metrics, [{**STEPS[0], "seconds": 9.0}, *steps])  # the first one of before
+    two = {"flops_per_s": 3.32e11, "source": "measured"}, {"flops_per_s": 6.24e14, "source": "data sheet"}
+    folder.write_record(peaks={"a CPU": two[0], "two GPUs": two[1]})
+    words = " ".join(page(folder).words.split())
+    assert "MFU 45.0 %" in words  # (0.3 * 1 + 0.5 * 3) / 4
+    assert "332 GFLOP/s, measured; 624 TFLOP/s, data sheet" in words
+
+
+def test_runs_of_before_have_no_mfu(trained: RunFolder) -> None:
+    assert "MFU" not in page(trained).words
+
+
 def test_hostile_texts_are_shown_and_do_nothing(trained: RunFolder) -> None:
     shown = page(trained, HOSTILE)
     assert shown.words.count(HOSTILE) == 10, "whole, with its white space, once in each of ten mistakes"

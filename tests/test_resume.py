@@ -13,7 +13,7 @@ import pytest
 
 from lib import recipe
 from lib.base.exits import STOPPED
-from tests.tools import ROOT, SHORT, losses, only_run, run, start, status, weights_hash, wide_model
+from tests.tools import ROOT, SHORT, losses, metrics, only_run, run, start, status, weights_hash, wide_model
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,9 @@ def test_two_then_one_then_two_ranks_train_on_the_same_rows_to_1e_6(
     for devices, stop in ((2, ["--stop-at", "2"]), (1, ["--stop-at", "4"]), (2, [])):
         folder = with_rows(arguments, tmp_path, devices, *stop)
     assert losses(folder) == pytest.approx(losses(reference), rel=1e-6)
+    asked = [[line["flops"] for line in metrics(each, "train")] for each in (folder, reference)]
+    assert asked[0] == asked[1], "what a step asks for depends on its rows alone"
+    assert len(json.loads((folder / "run.json").read_text())["peaks"]) == 2  # of two ranks, and of one
     rows, unbroken = rows_by_step(tmp_path), rows_by_step(reference.parents[2])
     assert sorted(rows) == sorted(unbroken) == [1, 2, 3, 4, 5, 6]
     for step, ranks in rows.items():

@@ -52,7 +52,13 @@ def test_smoke_goes_the_whole_path_with_a_stop_and_a_resume(name: str, tmp_path:
     assert "smoke: stopped at step 3 as planned" in done.stdout
     assert "the newest unfinished run of this experiment" in done.stdout
     folder = only_run(tmp_path)
-    assert [line["step"] for line in metrics(folder, "train")] == [1, 2, 3, 4, 5, 6]
+    steps = metrics(folder, "train")
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    (peak,) = RunFolder(folder).record()["peaks"].values()  # measured once: the same after the stop
+    assert peak["source"] == "measured"
+    for line in steps:
+        assert line["flops"] > 1000 * line["tokens"]
+        assert line["mfu"] == pytest.approx(line["flops"] / line["seconds"] / peak["flops_per_s"], rel=1e-9)
     files = {path.name for path in folder.iterdir()}
     assert files >= {"config.json", "run.json", "status.json", "metrics.jsonl", "train.log", "checkpoints"}
     assert files >= {"predictions", "scores.json", "report.html"} and "encoded" not in files

@@ -20,7 +20,7 @@ def tracker(folder: Path, rank: int = 0, log_every: int = 2) -> Tracker:
 
 def values(step: int, **other: Any) -> dict[str, Any]:
     common = {"epoch": step / 4, "loss": float(step), "lr": 1e-4, "grad_norm": 0.5, "accuracy": 0.25}
-    counts = {"rows": 8, "targets": 8, "tokens": 90, "computed": 100, "seconds": 0.5}
+    counts = {"rows": 8, "targets": 8, "tokens": 90, "computed": 100, "seconds": 0.5, "mfu": 0.25}
     return {"step": step, **common, **counts, **other}
 
 
@@ -34,9 +34,11 @@ def test_a_line_is_about_the_steps_since_the_last_one(
     told = tracker(tmp_path, log_every=3)
     told.begin(1, 7)
     for step in range(1, 8):
-        told.step(values(step, seconds=step / 2))
+        told.step(values(step, seconds=step / 2, mfu=step / 10))
     told.close()
-    header, *printed = (line.split() for line in capsys.readouterr().out.splitlines())
+    said = capsys.readouterr().out.splitlines()
+    assert {len(line) for line in said} == {80}, "what a terminal shows in one line"
+    header, *printed = (line.split() for line in said)
     assert header == list(COLUMNS)
     # the first step, every third and the last; their losses are means over 1; 2, 3; 4, 5, 6; 7
     assert [(row[0], row[2]) for row in printed] == [
@@ -45,14 +47,11 @@ def test_a_line_is_about_the_steps_since_the_last_one(
         ("6/7", "5.0000"),
         ("7/7", "7.0000"),
     ]
-    # step 2 took 1 s and step 3 1.5 s: 16 rows and 180 tokens of 200 in 2.5 s; four more take 5 s
+    # step 2 took 1 s and step 3 1.5 s: 16 rows and 180 tokens of 200 in 2.5 s, which
+    # had 0.2 and 0.3 of the peak's FLOPs in them; four more take 5 s
     named = dict(zip(COLUMNS, printed[1], strict=True))
-    assert (named["rows/s"], named["tokens/s"], named["pad"], named["left"]) == (
-        "6.4",
-        "72",
-        "10.0%",
-        "0:00:05",
-    )
+    shown = [named[name] for name in ("rows/s", "tok/s", "pad", "mfu", "left")]
+    assert shown == ["6.4", "72", "10%", "26.0%", "0:00:05"]
     assert (tmp_path / "train.log").read_text().count("\n") == 5
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 

@@ -30,7 +30,7 @@ def other(
     failed: bool = False,
 ) -> list[float]:
     """What a second rank says."""
-    return [float(stop), float(save), float(failed), 30.0, 40.0, norm, loss, hits]
+    return [float(stop), float(save), float(failed), 30.0, 40.0, 7e12, norm, loss, hits]
 
 
 def vote_of(
@@ -40,7 +40,7 @@ def vote_of(
         return [[*values, *(float(one) for one in measured)], second]
 
     monkeypatch.setattr(dist, "gather_floats", gather)
-    done = Done(norm=torch.tensor(0.5))
+    done = Done(flops=5e12, norm=torch.tensor(0.5))
     done.add(pieces[0], BATCH, torch.tensor(1.25), torch.tensor(3))
     step = Step(number, 1.0, pieces, 3, 3)
     reason, last_s, save_every = own.get("reason"), own.get("last_s", math.inf), own.get("save_every")
@@ -66,7 +66,7 @@ def vote(monkeypatch: pytest.MonkeyPatch) -> Vote:
 def test_sums_are_over_ranks(vote: Vote) -> None:
     votes = vote()
     assert (votes.loss_sum, votes.hits, votes.norm) == (3.75, 4, 0.5)
-    assert (votes.tokens, votes.computed) == (40, 60)
+    assert (votes.tokens, votes.computed, votes.flops) == (40, 60, 12e12)
     assert votes.finite and votes.bad == [] and votes.stop is None and not votes.save
 
 
@@ -74,6 +74,13 @@ def test_a_filler_adds_nothing(vote: Vote) -> None:
     """One micro-batch: rank 1 computes it too, with weight 0."""
     votes = vote(pieces=PIECES[:1])
     assert (votes.loss_sum, votes.hits) == (1.25, 3)
+
+
+def test_what_a_filler_takes_counts_nowhere() -> None:
+    done = Done()
+    for weight in (1.0, 0.0):
+        done.add(MicroBatch(0, (0,), 1.0, weight), BATCH, torch.tensor(1.0), torch.tensor(1))
+    assert (done.amounts, done.computed, len(done.losses)) == (Amounts(tokens=10), 20, 2)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lib import recipe
+from lib.data.amounts import Amounts
 from lib.data.loader import Loader
 from lib.job import Job
 from lib.models.placement import place
@@ -45,6 +46,8 @@ def parts_of(name: str, model: str, runs_dir: Path) -> Parts:
     parts.job = Job(config, recipe.load(name), None, world, told)  # type: ignore[arg-type]
     parts.task, parts.engine, parts.rows = task, engine, rows
     parts.loader = Loader(task.costs(rows), config.optim)
+    parts.flops_of_each = Amounts(tokens=6.0)
+    parts.peak = 1e12
     return parts
 
 

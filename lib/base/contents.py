@@ -34,6 +34,7 @@ class Record(TypedDict, total=False):
     weights: str  # fingerprint, at the start
     base: str | None  # of those that no checkpoint keeps
     parameters: dict[str, int]  # trainable, total, bytes
+    peaks: dict[str, Any]  # hardware and precision -> flops_per_s of all ranks, and where it is known from
     training_seconds: float
     peak_gib: float | None
 

@@ -15,6 +15,8 @@ LEFT_OUT = {
     "lib.base.console": "prints",
     "lib.bench": "measures time",
     "lib.export": "copies a finished run, and checks the copy",
+    "lib.models.flops": "counts what a step takes",
+    "lib.process.peak": "measures what a device can do",
     "lib.reports": "draws and compares what was scored already",
     "lib.sweep": "chooses configurations; a run is decided by its own",
     "lib.tracking": "prints and records, and copies a checkpoint that is written already",

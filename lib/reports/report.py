@@ -47,6 +47,8 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         begun=_begun(folder.path.name),
         took=_took(record.get("training_seconds", 0)),
         rate=_rate(lines),
+        mfu=_mfu(lines),
+        peaks=[_flop_rate(**peak) for peak in record.get("peaks", {}).values()],
         scores=scores,
         better=recipe.better,
         warnings=_warnings(scores),
@@ -88,6 +90,21 @@ def _rate(lines: list[dict[str, Any]]) -> str | None:
         return None
     rate = sum(step["rows"] for step in steps) / seconds
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+def _mfu(lines: list[dict[str, Any]]) -> float | None:
+    """Model FLOPs of all steps / what the devices could have done in their seconds. Runs of before did not
+    record it."""
+    steps = [line for line in lines if line["kind"] == "train" and "mfu" in line]
+    seconds = sum(step["seconds"] for step in steps)
+    return sum(step["mfu"] * step["seconds"] for step in steps) / seconds if seconds else None
+
+
+def _flop_rate(flops_per_s: float, source: str) -> str:
+    """3.12e14 -> 312 TFLOP/s"""
+    tera = flops_per_s / 1e12
+    shown = f"{tera:.4g} TFLOP/s" if tera >= 1 else f"{tera * 1000:.3g} GFLOP/s"
+    return f"{shown}, {source}"
 
 
 def _warnings(scores: RunScores) -> dict[str, list[str]]:

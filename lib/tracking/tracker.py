@@ -20,8 +20,8 @@ from lib.process.world import World
 from lib.tracking import follow_wandb
 from lib.training.memory import peak_gib
 
-COLUMNS = ("step", "epoch", "loss", "lr", "grad", "rows/s", "tokens/s", "pad", "GiB", "left")
-WIDTHS = (11, 6, 8, 9, 8, 7, 9, 6, 6, 8)  # 78 in all: a terminal of 80 would break longer lines
+COLUMNS = ("step", "epoch", "loss", "lr", "grad", "rows/s", "tok/s", "pad", "mfu", "GiB", "left")
+WIDTHS = (11, 6, 8, 8, 8, 7, 7, 5, 6, 6, 8)  # 80 in all: a terminal would break longer lines
 
 
 def clock(seconds: float) -> str:
@@ -112,11 +112,12 @@ class Tracker:
             f"{step}/{self.num_steps}",
             f"{values['epoch']:.2f}",
             f"{sum(item['loss'] for item in self._since) / len(self._since):.4f}",
-            f"{values['lr']:.2e}",
+            f"{values['lr']:.1e}",
             f"{values['grad_norm']:.3f}",
             f"{total['rows'] / seconds:.1f}",
             f"{total['tokens'] / seconds:.0f}",
-            f"{1 - total['tokens'] / total['computed']:.1%}",
+            f"{1 - total['tokens'] / total['computed']:.0%}",
+            f"{sum(item['mfu'] * item['seconds'] for item in self._since) / seconds:.1%}",
             f"{peak_gib(self.world.device):.2f}",
             clock((self.num_steps - step) * seconds / len(self._since)),
         )

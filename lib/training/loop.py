@@ -9,6 +9,7 @@ import torch
 
 from lib.base.exits import RepeatsError, StoppedError
 from lib.data.ahead import Ahead, pinned
+from lib.data.amounts import Amounts
 from lib.data.loader import Loader, Step, deal
 from lib.data.rows import Rows
 from lib.job import Job
@@ -37,6 +38,10 @@ class Parts:
     writer: Writer
     evaluate: Callable[[], Scores]
     """Score the validation rows with the weights as they are."""
+    flops_of_each: Amounts
+    """What one of each of a batch's amounts takes, forward and backward."""
+    peak: float
+    """FLOP/s of all ranks together at most."""
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -126,6 +131,7 @@ def compute(parts: Parts, step: Step, ready: Iterator[Batch]) -> Done:
         engine.backward(loss_sum, piece.weight / step.num_targets)
         done.add(piece, batch, loss_sum, parts.task.hits(output, batch))
         done.seconds += time.perf_counter() - began_s
+    done.flops = done.amounts.at(parts.flops_of_each)
     done.norm = engine.norm()
     return done
 
@@ -143,7 +149,8 @@ def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: 
     parts.engine.step(rate)
     progress.skipped_in_a_row = 0
     now_s = time.perf_counter()
-    progress.seconds += now_s - began_s
+    seconds = now_s - began_s
+    progress.seconds += seconds
     parts.job.tracker.step(
         {
             "step": step.number,
@@ -156,7 +163,9 @@ def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: 
             "rows": step.num_rows,
             "tokens": int(votes.tokens),
             "computed": int(votes.computed),
-            "seconds": now_s - began_s,
+            "flops": int(votes.flops),
+            "mfu": votes.flops / (seconds * parts.peak),
+            "seconds": seconds,
             "busy": votes.busy + now_s - update_s,
         }
     )

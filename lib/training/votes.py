@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lib.base.exits import RepeatsError
+from lib.data.amounts import Amounts
 from lib.data.loader import MicroBatch, Step, deal
 from lib.job import Job
 from lib.process import dist
@@ -24,8 +25,11 @@ class Done:
     hits: list[Tensor] = field(default_factory=list)
     norm: Tensor | None = None
     """() of the whole gradient."""
-    tokens: int = 0
+    amounts: Amounts = Amounts()
+    """Fillers left out, as in what follows."""
     computed: int = 0
+    flops: float = 0.0
+    """Of the model, for those amounts."""
     seconds: float = 0.0
     """Forward and backward passes, the exchange of gradients included."""
 
@@ -33,7 +37,7 @@ class Done:
         self.losses.append(loss_sum.detach())
         self.hits.append(hits)
         if piece.weight:
-            self.tokens += batch.amounts.real_tokens
+            self.amounts += batch.amounts
             self.computed += batch.computed_tokens
 
 
@@ -45,6 +49,7 @@ class Votes:
     hits: float = 0.0
     tokens: float = 0.0
     computed: float = 0.0
+    flops: float = 0.0
     norm: float = math.nan
     """Of the whole gradient."""
     bad: list[tuple[int, int]] = field(default_factory=list)
@@ -68,7 +73,8 @@ def agree(job: Job, writer: Writer, step: Step, done: Done) -> Votes:
     flags = stop.requested, time.monotonic() - writer.last_s > every_s, writer.failed
     assert done.norm is not None
     measured = [done.norm, *done.losses, *done.hits]
-    told = dist.gather_floats([*map(float, flags), float(done.tokens), float(done.computed)], measured)
+    counted = done.amounts.real_tokens, done.computed, done.flops
+    told = dist.gather_floats([*map(float, flags), *map(float, counted)], measured)
     if any(failed for _, _, failed, *_ in told):
         writer.wait()  # raises on rank 0, with the reason
         raise RepeatsError("rank 0 could not save a checkpoint")
@@ -83,11 +89,12 @@ def agree(job: Job, writer: Writer, step: Step, done: Done) -> Votes:
 
 
 def _add(votes: Votes, rank: int, share: list[MicroBatch], numbers: list[float]) -> None:
-    """One rank's tokens, norm (the same on all), losses and hits."""
-    tokens, computed, votes.norm, *by_piece = numbers
+    """One rank's tokens, FLOPs, norm (the same on all), losses and hits."""
+    tokens, computed, flops, votes.norm, *by_piece = numbers
     losses, hits = by_piece[: len(share)], by_piece[len(share) :]
     votes.tokens += tokens
     votes.computed += computed
+    votes.flops += flops
     votes.loss_sum += sum(loss for piece, loss in zip(share, losses, strict=True) if piece.weight)
     votes.hits += sum(hit for piece, hit in zip(share, hits, strict=True) if piece.weight)
     bad = [piece.number for piece, loss in zip(share, losses, strict=True) if not math.isfinite(loss)]
