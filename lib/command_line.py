@@ -96,6 +96,11 @@ def absolute_paths(config: Config) -> Config:
 
     data, model, task = config.data.data, config.model.model, config.task
     paths = {"data.data": data if data == "sample" else full(data)}
+    paths |= {
+        f"compute.{key}": os.path.abspath(path)
+        for key in ("offload_dir", "deepspeed_config")
+        if (path := getattr(config.compute, key)) is not None
+    }
     paths |= {"model.model": model if model in ("minilm", "tiny") else full(model)}
     if isinstance(task, ChooseConfig) and task.index is not None:
         # also one that is not there: the message then says where it was looked for

@@ -195,8 +195,20 @@ class ComputeConfig:
     """Number of processes, one a GPU (or CPU ranks). None: all GPUs, one process where there is none."""
     threads: int | None = None
     """CPU threads a process. None: an equal share of the cores."""
-    strategy: Literal["ddp"] = "ddp"
-    """How the processes share the work."""
+    strategy: Literal["ddp", "zero1", "zero2", "zero3"] = "ddp"
+    """How the processes share the work. ddp: each holds everything. DeepSpeed's ZeRO shares out the
+    optimizer's state (zero1), the gradients too (zero2), the weights too (zero3)."""
+    reduce: Literal["fast", "ordered"] = "fast"
+    """How gradients are summed under ddp. ordered: to the same bits on any number of ranks."""
+    offload_optimizer: Literal["none", "cpu", "disk"] = "none"
+    """Keep the optimizer's state in main memory, and update the weights there (zero1 to zero3), or on a disk
+    (zero3)."""
+    offload_params: Literal["none", "cpu", "disk"] = "none"
+    """Keep weights that are not in use in main memory or on a disk (zero3)."""
+    offload_dir: str | None = None
+    """A folder on a fast disk, for what is kept on a disk."""
+    deepspeed_config: str | None = None
+    """A JSON file with further settings of DeepSpeed, merged over those that are made of the flags."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -246,15 +258,8 @@ class Config:
     included."""
 
 
-EXPERIMENT = (
-    "recipe",
-    "data",
-    "task",
-    "model",
-    "adapter",
-    "optim",
-    "smoke",
-)  # the parts that decide the numbers
+# the parts that decide the numbers
+EXPERIMENT = ("recipe", "data", "task", "model", "adapter", "optim", "smoke")
 # once fields of `data`, whatever the recipe
 MOVED = ("prompt", "index", "index_passages", "context", "option_score", "swap")
 

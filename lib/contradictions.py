@@ -2,6 +2,7 @@
 
 import re
 
+from lib import combinations, deepspeed_config
 from lib.config import ChooseConfig, CompleteConfig, Config, RagConfig
 
 MOST_THREADS = 1024  # beyond this a process is refused more of them by the system
@@ -61,6 +62,7 @@ def problems_of(config: Config) -> list[str]:
         problems.append(f"--init random with --freeze {model.freeze} would train on noise; use --freeze none")
     problems += thread_problems(compute.threads)
     problems += _adapter_problems(config) + _retrieval_problems(config) + _text_problems(config)
+    problems += combinations.problems_of(config) + deepspeed_config.problems_of(config)
     return problems + _tracking_problems(config)
 
 

@@ -42,8 +42,7 @@ from lib.runs.record import base_fingerprint
 from lib.task import Task
 from lib.tasks import make as make_task
 from lib.tracking.tracker import Tracker, clock
-from lib.training import checkpoint, loop, memory
-from lib.training.ddp import Ddp
+from lib.training import checkpoint, loop, memory, strategies
 from lib.training.engine import Engine, MakeBatch
 from lib.training.progress import Progress
 
@@ -52,13 +51,15 @@ def train(config: Config, stop: StopFlag | None = None, command: Sequence[str] |
     """One run from rows to report. Raises what lib.base.exits knows; returns 0. `stop`: the flag of whoever
     trains several, so that no signal is lost between two; `command`: what to type for this run (None: what
     was typed)."""
-    world = dist.setup(config.compute.threads, stop or StopFlag())
+    alone = config.compute.strategy == "ddp"  # DeepSpeed wants a group of one too
+    world = dist.setup(config.compute.threads, stop or StopFlag(), group_of_one=not alone)
     recipe = recipes.load(config.recipe)
     try:
         if config.optim.batch < world.size:
             raise ValueError(
                 f"--batch {config.optim.batch} is smaller than {world.size} ranks; use at least {world.size}"
             )
+        strategies.check(config)
         if config.tracking.lint_only:
             dist.on_main(lambda: look_through(config, recipe, world))
         else:
@@ -89,6 +90,7 @@ def _train(config: Config, recipe: Recipe, world: World, command: Sequence[str])
     world = world.settled(prepared.precision, prepared.threads)
     optim = {"precision": prepared.precision, "token_budget": prepared.token_budget}
     config = resume.settled(config, prepared.model_commit, **optim)
+    config = strategies.with_own_folder(config, folder.path.name)
     job = Job(config, recipe, folder, world, Tracker(folder.path, config.tracking, world))
     try:
         job.tracker.log(f"run folder {folder.path}")  # prepare spoke it, before the rows were read
@@ -132,7 +134,7 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     config, world = job.config, job.world
     task = make_task(job.recipe, config)
     rows = encoded.rows("train")
-    model: Any = place(task.build(begin), world.device)
+    model: Any = place(task.build(begin), strategies.home(config, world))
     if dist.any_rank(world.stop.requested):
         raise StoppedError("stopped while the model was loaded; the same command goes on")
     if config.compute.gradient_checkpointing:
@@ -141,19 +143,21 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
         longest = rows.sequences_of(int(rows.longest_by_row().argmax()))[0]
         padding.refuse_mixing(model, task.described, longest, text.specials_of(task.tokenizer).pad)
     dist.on_main(lambda: _record_weights(job.folder, model, task, fresh=begin is None))
-    shortest = task.collate(rows, (int(rows.longest_by_row().argmin()),)).to(world.device)
-    flops_of_each, most = flops.of_each(model, shortest.inputs, world), _peak(job)
-    engine = Ddp(model, config.optim, world)
+    shortest = task.collate(rows, (int(rows.longest_by_row().argmin()),))
+    flops_of_each = flops.of_each(model, shortest.to(strategies.home(config, world)).inputs, world)
+    most = _peak(job)
+    engine = strategies.make(model, config, world)
     job = _fit(job, engine, task, rows)
     _describe(job, model)
     for part in model.called() if config.compute.compile else ():
         part.compile(dynamic=True)
     moments = safetensors.torch.load_file(begin / "optimizer.safetensors") if begin else None
-    engine.start(shortest, task.loss, moments)
+    engine.start(shortest.to(world.device), task.loss, moments)
     predictor = Predictor(task, model, world, job.config.optim.token_budget)
     if begin is None:
-        _answer_before(job, encoded, predictor)
-    evaluate = _evaluation(job, encoded, predictor)
+        with engine.whole():
+            _answer_before(job, encoded, predictor)
+    evaluate = _evaluation(job, encoded, predictor, engine)
 
     loader = Loader(task.costs(rows), job.config.optim)
     writer = checkpoint.Writer(job.folder.checkpoints, config.tracking.keep)
@@ -185,13 +189,19 @@ def _answer_before(job: Job, encoded: Encoded, predictor: Predictor) -> None:
             job.folder.write_predictions(scoring.before(split), said)
 
 
-def _evaluation(job: Job, encoded: Encoded, predictor: Predictor) -> Callable[[], Scores]:
+def _evaluation(job: Job, encoded: Encoded, predictor: Predictor, engine: Engine) -> Callable[[], Scores]:
     """Scores of the validation rows with the weights as they are."""
     recipe, task, rows = job.recipe, job.config.task, encoded.rows("validation")
-    if not isinstance(task, CompleteConfig):
-        return lambda: recipe.score(predictor.predict(rows))
-    words, written = encoded.examples()["validation"], scoring.some(rows, task.eval_generate)
-    return lambda: recipe.score(scoring.kept(predictor.predict(rows, written), words, recipe))
+    texts = isinstance(task, CompleteConfig)
+    words = encoded.examples()["validation"] if texts else []
+    written = scoring.some(rows, task.eval_generate) if isinstance(task, CompleteConfig) else None
+
+    def evaluate() -> Scores:
+        with engine.whole():
+            predictions = predictor.predict(rows, written)
+        return recipe.score(scoring.kept(predictions, words, recipe) if texts else predictions)
+
+    return evaluate
 
 
 def _record_weights(folder: RunFolder, model: nn.Module, task: Task, fresh: bool) -> None:
@@ -207,7 +217,7 @@ def _record_weights(folder: RunFolder, model: nn.Module, task: Task, fresh: bool
 def _fit(job: Job, engine: Engine, task: Task, rows: Rows) -> Job:
     """The job with the token budget that fits into memory; what no gradient reaches is frozen."""
     wanted = job.config.optim.token_budget
-    fitted = engine.fit(_costliest(task, rows), task.loss, wanted)
+    fitted = engine.fit(_costliest(task, rows, engine.one_call), task.loss, wanted)
     if fitted.unused:
         job.tracker.say(f"no gradient reaches {', '.join(fitted.unused)}: frozen")
     if fitted.token_budget != wanted:
@@ -218,12 +228,12 @@ def _fit(job: Job, engine: Engine, task: Task, rows: Rows) -> Job:
     return replace(job, config=replace(job.config, optim=optim))
 
 
-def _costliest(task: Task, rows: Rows) -> MakeBatch:
+def _costliest(task: Task, rows: Rows, one_call: bool) -> MakeBatch:
     def make(budget: int) -> tuple[Any, str]:
         piece = max(evaluation_batches(task.costs(rows), budget), key=lambda piece: piece.cost)
         longest = max(int(rows.longest_by_row()[row]) for row in piece.rows)
         words = f"{len(piece.rows)} rows, the longest sequence {longest} tokens"
-        return task.collate(rows, piece.rows), words
+        return task.collate(rows, piece.rows, one_call), words
 
     return make
 

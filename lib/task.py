@@ -87,8 +87,8 @@ class Task(Protocol):
     def save(self, model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
         """Write the model's weights, given as a copy of `state`, into a checkpoint's folder."""
 
-    def collate(self, rows: Rows, indices: tuple[int, ...]) -> Batch:
-        """Rows -> tensors."""
+    def collate(self, rows: Rows, indices: tuple[int, ...], one_call: bool = False) -> Batch:
+        """Rows -> tensors of like length; `one_call`: so that each part of the model is called once."""
 
     def loss(self, output: Any, batch: Any) -> Tensor:
         """SUM of the losses of all targets in the batch, in float32."""

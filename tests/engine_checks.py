@@ -1,12 +1,13 @@
 """Run by test_engine.py: python tests/engine_checks.py [RECIPE] WORDS
 
 Trains as scripts/train.py does with these words, of which --devices is one, on a throw-away engine. It is all
-that such an engine costs: this class, and its name in lib/run.py.
+that such an engine costs: this class, and its name in lib/training/strategies.py.
 """
 
 import math
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib import recipe, run
 from lib.base import exits
 from lib.command_line import parse, split_recipe
-from lib.config import OptimConfig
+from lib.config import Config
 from lib.launching.workers import launch
 from lib.process import dist
 from lib.process.world import World
-from lib.training import optim
+from lib.training import optim, strategies
 from lib.training.checkpoint import Snapshot
-from lib.training.engine import Fitted, Loss, MakeBatch, freeze_unused
+from lib.training.engine import Fitted, Loss, MakeBatch, Turn
+from lib.training.unused import freeze_unused
 
 
 class Owners:
@@ -33,9 +35,10 @@ class Owners:
     share of the parameters. No rank alone holds what a checkpoint needs."""
 
     whole_on_each_rank = False
+    one_call = in_order = False
 
-    def __init__(self, module: nn.Module, config: OptimConfig, world: World) -> None:
-        self.module, self.config, self.world = module, config, world
+    def __init__(self, module: nn.Module, config: Config, world: World) -> None:
+        self.module, self.config, self.world = module, config.optim, world
 
     def fit(self, costliest: MakeBatch, loss: Loss, token_budget: int) -> Fitted:
         batch = costliest(token_budget)[0].to(self.world.device)
@@ -55,8 +58,8 @@ class Owners:
     def is_mine(self, name: str) -> bool:
         return self.owned[name][0] == self.world.rank
 
-    def forward(self, batch: Any, draw: int, last: bool) -> Any:
-        torch.manual_seed(draw)
+    def forward(self, batch: Any, turn: Turn) -> Any:
+        torch.manual_seed(turn.draw)
         self.module.train()
         return self.module(batch.inputs)
 
@@ -84,6 +87,9 @@ class Owners:
     def forget(self) -> None:
         self.module.zero_grad(set_to_none=True)
 
+    def whole(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def snapshot(self, kept: Mapping[str, Tensor], alone: bool = False) -> Snapshot:
         assert not alone, "the loop asks only engines whose ranks hold everything"
         moments = {}
@@ -94,7 +100,7 @@ class Owners:
                     value = self.optimizer.state[parameter][kind]
                 torch_dist.broadcast(value, owner)
                 moments[f"{name}/{kind}"] = value
-        return Snapshot.of(kept, moments) if self.world.is_main else Snapshot()
+        return Snapshot.of(kept.items(), moments.items()) if self.world.is_main else Snapshot()
 
 
 def main(words: list[str]) -> int:
@@ -102,7 +108,7 @@ def main(words: list[str]) -> int:
     config = parse(recipe.load(name).config, argv, "test")
     if not dist.under_torchrun():
         return launch(Path(__file__), words, config.compute.devices or 1)
-    run.Ddp = Owners  # type: ignore[misc,assignment]
+    strategies.make = Owners  # type: ignore[assignment]
     return exits.run(lambda: run.train(config), quiet=not dist.env_is_main())
 
 

@@ -34,8 +34,9 @@ from lib.task import Task
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
 from lib.training.ddp import Ddp
-from lib.training.engine import freeze_unused
+from lib.training.engine import Turn
 from lib.training.loop import Parts, batches, compute
+from lib.training.unused import freeze_unused
 from tests.tools import SHORT
 
 ODD_ROWS = 17  # odd for 2 and 3 ranks
@@ -102,9 +103,9 @@ def nan_on_one_rank(config: Config, steps: list[int]) -> int:
     """Train with a loss that is NaN once, on the last rank alone, in each of `steps`."""
     honest, forward_before, now = Classify.loss, Ddp.forward, {"step": 0}
 
-    def forward(self: Ddp, batch: object, draw: int, last: bool) -> object:
-        now["step"] = draw // 4099 % 1_000_003  # the inverse of lib.training.loop.draw_of for seed 0
-        return forward_before(self, batch, draw, last)
+    def forward(self: Ddp, batch: object, turn: Turn) -> object:
+        now["step"] = turn.draw // 4099 % 1_000_003  # the inverse of lib.training.loop.draw_of for seed 0
+        return forward_before(self, batch, turn)
 
     def loss(self: Classify, output: torch.Tensor, batch: object) -> torch.Tensor:
         value = honest(self, output, batch)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from lib.launching.workers import launch
 from lib.process import dist
 from lib.tasks.classify import Classify
 from lib.training.ddp import Ddp
+from lib.training.engine import Turn
 
 
 def write_down_rows(file: Path) -> None:
@@ -33,10 +34,10 @@ def write_down_rows(file: Path) -> None:
         made[id(batch.labels)] = batch.labels, [rows.ids[number] for number in numbers]
         return batch
 
-    def with_step(self: Ddp, batch: Any, draw: int, last: bool) -> Any:
+    def with_step(self: Ddp, batch: Any, turn: Turn) -> Any:
         now["ids"] = made[id(batch.labels)][1]  # on a CPU `to` gives the same tensor
-        now["step"] = draw // 4099 % 1_000_003  # the inverse of lib.training.loop.draw_of for seed 0
-        return forward(self, batch, draw, last)
+        now["step"] = turn.draw // 4099 % 1_000_003  # the inverse of lib.training.loop.draw_of for seed 0
+        return forward(self, batch, turn)
 
     def written_down(self: Ddp, loss_sum: Any, scale: float) -> None:
         if scale > 0:

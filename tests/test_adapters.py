@@ -19,7 +19,7 @@ from lib.runs.resume import check_fingerprints
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
 from lib.training import optim
-from lib.training.engine import freeze_unused
+from lib.training.unused import freeze_unused
 from tests.tools import losses, metrics, only_run, run, status, wide_model
 
 SHORT = ["--data", "sample", "--sample-rows", "90", "--max-rows", "12", "--max-length", "48", "--batch", "5"]

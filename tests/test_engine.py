@@ -11,9 +11,10 @@ from tests.tools import ROOT, SHORT, losses, only_run, run, weights_hash, wide_m
 CHECKS = str(ROOT / "tests" / "engine_checks.py")
 
 
-def test_only_run_and_the_bench_name_an_engine() -> None:
-    naming = {name for name, path in MODULES.items() if "lib.training.ddp" in imported(path)}
-    assert naming == {"lib.run", "lib.bench.ours"}
+def test_only_one_place_and_the_bench_name_an_engine() -> None:
+    engines = {"lib.training.ddp", "lib.training.zero"}
+    naming = {name for name, path in MODULES.items() if engines & set(imported(path))}
+    assert naming == {"lib.training.strategies", "lib.bench.ours"}
 
 
 def test_a_throw_away_engine_trains_stops_and_goes_on_and_so_does_ddp_from_its_checkpoint(

@@ -41,6 +41,7 @@ LAYERS = (
     ("lib.process",),
     ("lib.command_line",),
     ("lib.contradictions",),
+    ("lib.combinations", "lib.deepspeed_config"),
     ("lib.other_flags",),
     ("lib.config", "lib.config_keys"),
     ("lib.base",),
@@ -59,9 +60,18 @@ RANK_VARIABLES = (
 DIST = [ROOT / "lib" / name for name in ("base/ranks.py", "process/dist.py", "process/world.py")]
 # Who speaks, writes or goes last asks whether it is rank 0; to all others every rank is the same.
 ASKING = {"scripts.train", "lib.run", "lib.job", "lib.tracking.tracker", "lib.evaluation.predictor"}
-ASKING |= {"lib.evaluation.scoring", "lib.training.ddp", "lib.training.loop"}
+ASKING |= {"lib.evaluation.scoring", "lib.training.ddp", "lib.training.zero", "lib.training.loop"}
 NO_RANKS = ("lora_rank", "whole_on_each_rank")  # a matrix's; what holds for all of them
-ENGINE_VERBS = ("fit", "start", "forward", "backward", "step", "snapshot")  # all ranks call them
+ENGINE_VERBS = (
+    "fit",
+    "start",
+    "forward",
+    "backward",
+    "norm",
+    "step",
+    "whole",
+    "snapshot",
+)  # all ranks call them
 # All of these would unpickle, or run code that came with a model or a data set.
 UNSAFE = r"\bimport pickle|\bpickle\.\w|torch\.(load|save)\(|allow_pickle=True|_object(_list)?\("
 UNSAFE += "|trust_remote_code=True"

@@ -28,8 +28,9 @@ from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
 from lib.training import checkpoint, loop
 from lib.training.ddp import Ddp
-from lib.training.engine import freeze_unused
+from lib.training.engine import Turn
 from lib.training.progress import Progress
+from lib.training.unused import freeze_unused
 from tests.tools import ROOT, SHORT, command, metrics, only_run, status
 from tests.tools import run as run_script
 
@@ -92,7 +93,7 @@ def test_eight_rows_get_memorized(name: str) -> None:
     batch = task.collate(rows, tuple(range(8)))
     engine.start(batch, task.loss, None)
     for step in range(300):
-        loss = task.loss(engine.forward(batch, draw=step, last=True), batch)
+        loss = task.loss(engine.forward(batch, Turn(step, last=True)), batch)
         engine.backward(loss, 1 / targets)
         engine.norm()
         engine.step(1e-3)

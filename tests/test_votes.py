@@ -11,7 +11,7 @@ import torch
 
 from lib.base.exits import RepeatsError
 from lib.data.amounts import Amounts
-from lib.data.loader import MicroBatch, Step
+from lib.data.loader import MicroBatch, Step, deal
 from lib.process import dist
 from lib.training.votes import Done, Votes, agree
 
@@ -50,7 +50,7 @@ def vote_of(
         config=SimpleNamespace(tracking=tracking), world=SimpleNamespace(stop=stop, size=2)
     )
     writer: Any = SimpleNamespace(last_s=last_s, failed=False, wait=lambda: None)
-    return agree(job, writer, step, done)
+    return agree(job, writer, step, deal(pieces, 2), done)
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from lib.job import Job
 from lib.models.placement import place
 from lib.process import dist
 from lib.training.ddp import Ddp
-from lib.training.engine import freeze_unused
 from lib.training.loop import Parts, batches, compute, update
 from lib.training.progress import Progress
+from lib.training.unused import freeze_unused
 from lib.training.votes import agree
 from tests import rank_checks
 from tests.tools import wide_model
@@ -59,7 +59,8 @@ def waits_of(parts: Parts, patch: pytest.MonkeyPatch) -> Waits:
     waits.watch_readers(patch)
     step, writer = parts.loader.step(1), SimpleNamespace(last_s=math.inf, failed=False)
     with waits:
-        votes = agree(parts.job, writer, step, compute(parts, step, batches(parts, [1])))  # type: ignore[arg-type]
+        done = compute(parts, step, batches(parts, [1]))
+        votes = agree(parts.job, writer, step, parts.shares(step), done)  # type: ignore[arg-type]
         update(parts, Progress(), step, votes, time.perf_counter())
     assert votes.finite and len(step.micro_batches) > 1
     return waits

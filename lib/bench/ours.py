@@ -13,6 +13,7 @@ from lib.models.language import log_probabilities
 from lib.models.placement import place
 from lib.process import dist
 from lib.training.ddp import Ddp
+from lib.training.engine import Turn
 from lib.training.loop import draw_of
 from lib.training.memory import peak_gib
 from lib.training.optim import learning_rate
@@ -31,7 +32,7 @@ def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
         for piece in step.micro_batches:
             batch = task.collate(setting.train, piece.rows).to(world.device)
             draw = draw_of(config.optim.seed, number, piece.number)
-            loss = task.loss(engine.forward(batch, draw, last=True), batch)
+            loss = task.loss(engine.forward(batch, Turn(draw, last=True)), batch)
             engine.backward(loss, 1 / step.num_targets)
         engine.norm()
         engine.step(learning_rate(number, loader.num_steps, config.optim))

@@ -16,7 +16,7 @@ from lib.evaluation.predictor import Predictor
 from lib.process import dist
 from lib.task import Task
 from lib.tasks import make as make_task
-from lib.training.engine import freeze_unused
+from lib.training.unused import freeze_unused
 
 
 @dataclass

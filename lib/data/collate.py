@@ -17,6 +17,9 @@ from lib.data.amounts import Amounts, attended
 # padding held under 5 %. 192 was no faster and wastes more. A GPU computes the tokens of a whole micro-batch
 # in the time that launching a call's kernels takes (BERT-base, H200: 39 rows/s in one tensor, 22 at 128).
 CALL_TOKENS = {"cpu": 128, "cuda": 8192}
+ONE_CALL = 1 << 40
+"""A call that costs more than any padding. Where ranks gather a model's weights for each call together, all
+must call it equally often, whatever rows they have."""
 GRAIN = 8  # lengths are grouped in steps of this many tokens, which keeps the search small
 
 
@@ -57,9 +60,10 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def split_by_length(lengths: np.ndarray) -> list[np.ndarray]:
-    """Indices of `lengths` in the groups that cost least (padding, CALL_TOKENS a group), longest first."""
-    call = CALL_TOKENS[_device()]
+def split_by_length(lengths: np.ndarray, one_call: bool = False) -> list[np.ndarray]:
+    """Indices of `lengths` in the groups that cost least (padding, CALL_TOKENS a group), longest first; or
+    all in one."""
+    call = ONE_CALL if one_call else CALL_TOKENS[_device()]
     order = np.argsort(-lengths, kind="stable")  # stable: the same rows give the same tensors, to the bit
     ordered = lengths[order]
     grains = -(-ordered // GRAIN)
@@ -92,11 +96,11 @@ def matrix(sequences: list[np.ndarray], pad: int) -> np.ndarray:
     return ids
 
 
-def group(sequences: list[np.ndarray], pad: int, causal: bool = False) -> Grouped:
-    """Pad sequences of token ids into few tensors. `causal`: a token looks back only."""
+def group(sequences: list[np.ndarray], pad: int, causal: bool = False, one_call: bool = False) -> Grouped:
+    """Pad sequences of token ids into few tensors, or into one. `causal`: a token looks back only."""
     lengths = np.array([len(ids) for ids in sequences])
     groups: list[TokenGroup] = []
-    placed: list[np.ndarray] = split_by_length(lengths)
+    placed: list[np.ndarray] = split_by_length(lengths, one_call)
     computed = 0
     for indices in placed:
         ids = matrix([sequences[index] for index in indices], pad)

@@ -84,12 +84,15 @@ def clusters(prompts: Sequence[np.ndarray]) -> list[Cluster]:
     return found
 
 
-def lay(pairs: Sequence[Pair], pad: int) -> Texts:
-    """Rows as a decoder reads them; targets in the order of the rows."""
+def lay(pairs: Sequence[Pair], pad: int, one_call: bool = False) -> Texts:
+    """Rows as a decoder reads them, all in one tensor if it is to be called once; targets in the order of the
+    rows."""
     together = clusters([prompt for prompt, _ in pairs])
+    if one_call and any(cluster.shared for cluster in together):  # then a row alone is a tree of one branch
+        together = [c if c.shared else Cluster(c.rows, len(pairs[c.rows[0]][0])) for c in together]
     shared, single = [c for c in together if c.shared], [c.rows[0] for c in together if not c.shared]
     places: dict[int, np.ndarray] = {}  # row -> where its text's tokens are predicted
-    grown = grow([_parts(pairs, cluster) for cluster in shared], pad) if shared else None
+    grown = grow([_parts(pairs, cluster) for cluster in shared], pad, one_call) if shared else None
     for cluster, offset in zip(shared, grown.offsets if grown else (), strict=True):
         begin = int(offset) + cluster.shared
         for row in cluster.rows:
@@ -99,7 +102,7 @@ def lay(pairs: Sequence[Pair], pad: int) -> Texts:
     computed = grown.computed_tokens if grown else 0
     groups, wholes = [], [np.concatenate(pairs[row]) for row in single]
     lengths = np.array([len(ids) for ids in wholes], dtype=np.int64)
-    for members in split_by_length(lengths) if single else ():
+    for members in split_by_length(lengths, one_call) if single else ():
         ids = matrix([wholes[member] for member in members], pad)
         for line, member in enumerate(members):
             row = single[member]

@@ -8,6 +8,7 @@ starts at any step at once, without replaying anything.
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -96,14 +97,24 @@ def equal_bounds(cost: np.ndarray, pieces: int) -> np.ndarray:
     return bounds
 
 
-def deal(micro_batches: list[MicroBatch], num_ranks: int) -> list[list[MicroBatch]]:
-    """Share out whole micro-batches, the costliest first to the rank with least work. Every rank gets the
-    same number; one that is short repeats the cheapest with weight 0."""
+def blocks(num_pieces: int, num_ranks: int) -> list[range]:
+    """Neighbouring numbers for each rank; the last ranks may have fewer, or none."""
+    most = math.ceil(num_pieces / num_ranks)
+    bounds = [min(rank * most, num_pieces) for rank in range(num_ranks + 1)]
+    return [range(*pair) for pair in pairwise(bounds)]
+
+
+def deal(micro_batches: list[MicroBatch], num_ranks: int, in_order: bool = False) -> list[list[MicroBatch]]:
+    """Share out whole micro-batches, the costliest first to the rank with least work, or `in_order`. Every
+    rank gets the same number; one that is short repeats the cheapest with weight 0."""
     most = math.ceil(len(micro_batches) / num_ranks)
     shares: list[list[MicroBatch]] = [[] for _ in range(num_ranks)]
-    for micro_batch in sorted(micro_batches, key=lambda piece: (-piece.cost, piece.number)):
-        open_shares = [share for share in shares if len(share) < most]
-        min(open_shares, key=lambda share: sum(piece.cost for piece in share)).append(micro_batch)
+    if in_order:
+        shares = [micro_batches[part.start : part.stop] for part in blocks(len(micro_batches), num_ranks)]
+    else:
+        for micro_batch in sorted(micro_batches, key=lambda piece: (-piece.cost, piece.number)):
+            open_shares = [share for share in shares if len(share) < most]
+            min(open_shares, key=lambda share: sum(piece.cost for piece in share)).append(micro_batch)
     filler = replace(min(micro_batches, key=lambda piece: (piece.cost, piece.number)), weight=0.0)
     return [share + [filler] * (most - len(share)) for share in shares]
 

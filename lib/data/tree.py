@@ -137,13 +137,13 @@ class Grown:
     computed_tokens: int
 
 
-def grow(rows: list[list[np.ndarray]], pad: int) -> Grown:
+def grow(rows: list[list[np.ndarray]], pad: int, one_call: bool = False) -> Grown:
     """Rows, each the ids of a prefix and of its continuations, none of them empty."""
     lengths = np.array([sum(map(len, row)) for row in rows])
     groups: list[Tree] = []
     offsets = np.zeros(len(rows), dtype=np.int64)
     computed = 0
-    for indices in split_by_length(lengths):
+    for indices in split_by_length(lengths, one_call):
         members = [rows[index] for index in indices]
         ids = matrix([np.concatenate(row) for row in members], pad)
         positions = matrix([_positions(row) for row in members], 0)
@@ -164,9 +164,10 @@ def grow(rows: list[list[np.ndarray]], pad: int) -> Grown:
     return Grown(groups, offsets, amounts, computed)
 
 
-def plant(rows: list[list[np.ndarray]], pad: int) -> Trees:
-    """Rows, each the ids of a prefix and of its continuations (none of them empty), into few tensors."""
-    grown = grow(rows, pad)
+def plant(rows: list[list[np.ndarray]], pad: int, one_call: bool = False) -> Trees:
+    """Rows, each the ids of a prefix and of its continuations (none of them empty), into few tensors, or into
+    one."""
+    grown = grow(rows, pad, one_call)
     predictors = np.concatenate(
         [offset + _predictors(row) for offset, row in zip(grown.offsets, rows, strict=True)]
     )

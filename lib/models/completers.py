@@ -32,7 +32,7 @@ def likely(model: LanguageModel, states: Tensor, targets: Tensor) -> Likely:
         right = logits.detach().argmax(1) == targets
         return -F.cross_entropy(logits, targets, reduction="none"), right
 
-    size = max(1, language.MOST_LOGITS // output.weight.shape[0])
+    size = language.piece_size(output, len(targets))
     if len(targets) <= size:
         return Likely(*piece(states, targets))
     pairs = zip(states.split(size), targets.split(size), strict=True)

@@ -131,13 +131,21 @@ class Seq2Seq(LanguageModel):
         return decoded * config.d_model**-0.5 if config.model_type == "t5" and tied else decoded
 
 
+def piece_size(output: Any, num_tokens: int) -> int:
+    """Tokens whose logits are made at once; all of them where ranks gather the layer's weights together (the
+    mark of ZeRO-3), for each must call it as often as the others."""
+    if hasattr(output.weight, "ds_id"):
+        return num_tokens
+    return max(1, MOST_LOGITS // output.weight.shape[0])
+
+
 def log_probabilities(output: Any, states: Tensor, targets: Tensor) -> Tensor:
     """(tokens,) float32 log-probability of each target under the output layer; a few logits at a time."""
 
     def piece(states: Tensor, targets: Tensor) -> Tensor:
         return -F.cross_entropy(output(states).float(), targets, reduction="none")
 
-    size = max(1, MOST_LOGITS // output.weight.shape[0])
+    size = piece_size(output, len(targets))
     if len(targets) <= size:
         return piece(states, targets)
     parts = zip(states.split(size), targets.split(size), strict=True)

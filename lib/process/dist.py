@@ -5,6 +5,8 @@ What is exchanged is numbers and JSON text, never pickles.
 
 import json
 import os
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -20,6 +22,8 @@ from lib.process.launcher import Joined, watch
 from lib.process.signals import StopFlag
 from lib.process.world import World
 
+# What torch 2.13 calls exchanges of one tensor is unknown to 2.11, and to DeepSpeed.
+warnings.filterwarnings("ignore", message="`torch.distributed.* is deprecated", category=FutureWarning)
 TIMEOUT = timedelta(hours=2)  # rank 0 may tokenize a large data set while the others wait
 
 
@@ -39,9 +43,10 @@ def num_devices() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def setup(threads: int | None, stop: StopFlag | None = None) -> World:
-    """Join the process group: nccl on GPUs, gloo on CPUs. One process alone needs none. `stop`: the flag of
-    whoever does several things in this process, so that no signal is lost between two."""
+def setup(threads: int | None, stop: StopFlag | None = None, group_of_one: bool = False) -> World:
+    """Join the process group: nccl on GPUs, gloo on CPUs. One process alone needs none (`group_of_one`: it
+    gets one). `stop`: the flag of whoever does several things in this process, so that no signal is lost
+    between two."""
     mine = ranks.of_environment() or Ranks(0, 1)
     stop = stop or StopFlag(deaf=True)
     joined = Joined()
@@ -69,6 +74,8 @@ def setup(threads: int | None, stop: StopFlag | None = None) -> World:
             torch_dist.init_process_group(
                 backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None
             )
+    elif group_of_one:
+        torch_dist.init_process_group(backend, store=torch_dist.HashStore(), rank=0, world_size=1)
     backend = backend if mine.size > 1 else "no process group"
     return World(mine.rank, mine.size, device, backend, threads, stop)
 
@@ -76,7 +83,10 @@ def setup(threads: int | None, stop: StopFlag | None = None) -> World:
 def leave() -> None:
     """Leave the process group, if there is one."""
     if torch_dist.is_initialized():
-        torch_dist.destroy_process_group()
+        # DeepSpeed remembers the group, and would take it for that of the next run in this process
+        deepspeed = sys.modules.get("deepspeed.comm.comm")
+        joined = deepspeed is not None and deepspeed.cdb is not None
+        (deepspeed if joined else torch_dist).destroy_process_group()  # type: ignore[union-attr]
 
 
 def _size() -> int:

@@ -140,22 +140,22 @@ class Choose(ModelTask):
         model = choosers.CausalChooser if self.kind == "causal" else choosers.Seq2SeqChooser
         return model(base, self.options.option_score, frozen)
 
-    def collate(self, rows: Rows, indices: tuple[int, ...]) -> LabelledBatch:
+    def collate(self, rows: Rows, indices: tuple[int, ...], one_call: bool = False) -> LabelledBatch:
         sequences = [rows.sequences_of(row) for row in indices]
         labels = torch.from_numpy(rows.labels[list(indices)])
         if self.kind == "causal":
-            return LabelledBatch(plant(sequences, self.specials.pad), labels)
+            return LabelledBatch(plant(sequences, self.specials.pad, one_call), labels)
         if self.kind == "seq2seq":
-            return LabelledBatch(self._pairs(sequences), labels)
-        grouped = group(list(chain(*sequences)), self.specials.pad)
+            return LabelledBatch(self._pairs(sequences, one_call), labels)
+        grouped = group(list(chain(*sequences)), self.specials.pad, one_call=one_call)
         widths = Widths.of([len(row) for row in sequences])
         return LabelledBatch(choosers.Options(grouped, widths), labels)
 
-    def _pairs(self, rows: list[list[np.ndarray]]) -> choosers.Pairs:
+    def _pairs(self, rows: list[list[np.ndarray]], one_call: bool) -> choosers.Pairs:
         begin = np.array([self.described.config.decoder_start_token_id], np.int64)
         options = [option for row in rows for option in row[1:]]
         starts = matrix([np.concatenate([begin, option[:-1]]) for option in options], self.specials.pad)
-        sources = group([row[0] for row in rows], self.specials.pad)
+        sources = group([row[0] for row in rows], self.specials.pad, one_call=one_call)
         row_of = np.repeat(np.arange(len(rows)), [len(row) - 1 for row in rows])
         lengths = np.array([len(row[0]) for row in rows])[row_of]
         return choosers.Pairs(

@@ -70,9 +70,10 @@ class Classify(ModelTask):
         pooling = backbone.pooling(self.described.config, config.model.pooling)
         return heads.Classifier(base, pooling, frozen, shape, config.optim.seed)
 
-    def collate(self, rows: Rows, indices: tuple[int, ...]) -> LabelledBatch:
+    def collate(self, rows: Rows, indices: tuple[int, ...], one_call: bool = False) -> LabelledBatch:
         sequences = [sequence for row in indices for sequence in rows.sequences_of(row)]
-        grouped = group(sequences, self.specials.pad, causal=backbone.is_causal(self.described.config))
+        causal = backbone.is_causal(self.described.config)
+        grouped = group(sequences, self.specials.pad, causal, one_call)
         return LabelledBatch(grouped, torch.from_numpy(rows.labels[list(indices)]))
 
     def loss(self, output: Tensor, batch: LabelledBatch) -> Tensor:

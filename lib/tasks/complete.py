@@ -19,7 +19,7 @@ from lib.config import CompleteConfig, Config
 from lib.data import text
 from lib.data.amounts import Amounts
 from lib.data.collate import group, matrix
-from lib.data.completions import SharedCosts, lay
+from lib.data.completions import Pair, SharedCosts, lay
 from lib.data.loader import Costs, MicroBatch
 from lib.data.prompts import Asked, PromptReader, Read, Template, letters_only, vanished
 from lib.data.rows import EncodedRow, Rows
@@ -206,20 +206,21 @@ class Complete(ModelTask):
         causal = self.kind == "causal"
         return (completers.CausalCompleter if causal else completers.Seq2SeqCompleter)(base, frozen)
 
-    def collate(self, rows: Rows, indices: tuple[int, ...]) -> TextBatch:
+    def collate(self, rows: Rows, indices: tuple[int, ...], one_call: bool = False) -> TextBatch:
         pairs = [(sequences[0], sequences[1]) for sequences in map(rows.sequences_of, indices)]
         sizes = [len(completion) for _, completion in pairs]
-        inputs = lay(pairs, self.specials.pad) if self.kind == "causal" else self._sources(pairs)
+        pad, causal = self.specials.pad, self.kind == "causal"
+        inputs = lay(pairs, pad, one_call) if causal else self._sources(pairs, one_call)
         row_of = torch.from_numpy(np.repeat(np.arange(len(pairs)), sizes))
         return TextBatch(inputs, row_of, [bool(rows.labels[row] != NO_LABEL) for row in indices])
 
-    def _sources(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> completers.SourcesAndTexts:
+    def _sources(self, pairs: list[Pair], one_call: bool) -> completers.SourcesAndTexts:
         begin = np.array([self.described.config.decoder_start_token_id], np.int64)
         starts = matrix([np.concatenate([begin, text[:-1]]) for _, text in pairs], self.specials.pad)
         width = starts.shape[1]
         predictors = [line * width + np.arange(len(text)) for line, (_, text) in enumerate(pairs)]
         targets = np.concatenate([text for _, text in pairs]).astype(np.int64)
-        sources = group([prompt for prompt, _ in pairs], self.specials.pad)
+        sources = group([prompt for prompt, _ in pairs], self.specials.pad, one_call=one_call)
         prompts, texts = (np.array(list(map(len, column))) for column in zip(*pairs, strict=True))
         return completers.SourcesAndTexts(
             sources,

@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from lib.base.exits import RepeatsError
 from lib.base.files import Lock, fsync_folder, read_json, sha256_of, write_json
 from lib.base.tensor_file import write_tensors
 
+Named = Iterable[tuple[str, Tensor]]
 FORMAT = 1
 MANIFEST = "manifest.json"
 
@@ -208,14 +209,15 @@ class Snapshot:
     optimizer: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
-    def of(model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> "Snapshot":
-        """Raises RepeatsError rather than keep a NaN or infinity."""
+    def of(model: Named, optimizer: Named) -> "Snapshot":
+        """Each tensor is copied before the next one is asked for. Raises RepeatsError rather than keep a NaN
+        or infinity."""
         return Snapshot(_copies(model), _copies(optimizer))
 
 
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copies(tensors: Named) -> dict[str, Tensor]:
     # copy=True: without it a tensor on the CPU would be given back as it is, and training goes on changing it
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors}
     for name, tensor in copies.items():
         # a sum is finite only if every part is, or if huge parts overflow it: then look at each
         if (

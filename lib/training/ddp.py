@@ -3,6 +3,7 @@ there is one process."""
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lib.config import OptimConfig
 from lib.process.world import World
-from lib.training import memory, optim
+from lib.training import optim
 from lib.training.checkpoint import Snapshot
-from lib.training.engine import Fitted, Loss, MakeBatch, freeze_unused
+from lib.training.engine import Fitted, Loss, MakeBatch, Turn
+from lib.training.passes import Passes
 
 WARM_UP_CALLS = (
     2  # DDP puts its buckets into their final order at the start of the second synchronized forward
@@ -25,6 +27,8 @@ class Ddp:
     state."""
 
     whole_on_each_rank = True
+    one_call = False
+    in_order = False
 
     def __init__(self, module: nn.Module, config: OptimConfig, world: World) -> None:
         self.module, self.config, self.world = module, config, world
@@ -33,20 +37,8 @@ class Ddp:
         self.last_norm: Tensor
 
     def fit(self, costliest: MakeBatch, loss: Loss, token_budget: int) -> Fitted:
-        self.module.train()
-        room = optim.state_bytes(self.module, self.config)
-
-        def passes(batch: Any) -> None:
-            with memory.held(room, self.world.device):
-                batch = batch.to(self.world.device)
-                with self.world.autocast():
-                    output = self.module(batch.inputs)
-                loss(output, batch).backward()
-
-        token_budget = memory.probe(passes, costliest, token_budget, self.world)
-        used = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
-        self.module.zero_grad(set_to_none=True)
-        return Fitted(token_budget, freeze_unused(self.module, used))
+        passes = Passes(self.module, loss, optim.state_bytes(self.module, self.config), self.world)
+        return passes.fit(costliest, token_budget)
 
     def start(self, batch: Any, loss: Loss, optimizer: Mapping[str, Tensor] | None) -> None:
         """DDP sorts its buckets after the first pass; without the ones of zero weight here, sums over three
@@ -63,14 +55,15 @@ class Ddp:
         if optimizer is not None:
             optim.load_state_tensors(self.module, self.optimizer, optimizer)
         for _ in range(WARM_UP_CALLS if self.world.size > 1 else 0):
-            self.backward(loss(self.forward(batch, draw=0, last=True), batch), scale=0.0)
+            self.backward(loss(self.forward(batch, Turn(0, last=True)), batch), scale=0.0)
         self.forget()
 
-    def forward(self, batch: Any, draw: int, last: bool) -> Any:
-        torch.manual_seed(draw)
+    def forward(self, batch: Any, turn: Turn) -> Any:
+        torch.manual_seed(turn.draw)
         self.wrapped.train()
-        if self.world.size > 1:  # as DDP.no_sync does; the forward pass decides, not the backward pass
-            self.wrapped.require_backward_grad_sync = last  # type: ignore[assignment]
+        # as DDP.no_sync does; the forward pass decides, not the backward pass
+        if self.wrapped is not self.module:
+            self.wrapped.require_backward_grad_sync = turn.last  # type: ignore[assignment]
         with self.world.autocast():
             return self.wrapped(batch.inputs)
 
@@ -78,7 +71,9 @@ class Ddp:
         (loss_sum * (scale * self.world.size)).backward()  # DDP averages over ranks; the promise is a sum
 
     def norm(self) -> Tensor:
-        self.last_norm = nn.utils.get_total_norm([p.grad for p in self._with_gradient()])  # type: ignore[misc]
+        # added up in float64, as DeepSpeed does: in float32 millions of squares are 1e-5 off
+        norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float64) for p in self._with_gradient()]
+        self.last_norm = torch.linalg.vector_norm(torch.stack(norms)).float()
         return self.last_norm
 
     def step(self, learning_rate: float) -> None:
@@ -95,7 +90,10 @@ class Ddp:
     def forget(self) -> None:
         self.optimizer.zero_grad(set_to_none=self.world.size == 1)  # DDP's gradients are views of its buckets
 
+    def whole(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def snapshot(self, kept: Mapping[str, Tensor], alone: bool = False) -> Snapshot:
         if not (alone or self.world.is_main):  # all ranks have the same: one copy is enough
             return Snapshot()
-        return Snapshot.of(kept, optim.state_tensors(self.module, self.optimizer))
+        return Snapshot.of(kept.items(), optim.state_tensors(self.module, self.optimizer).items())

@@ -1,10 +1,11 @@
 """What the loop asks of a way to train: one optimizer step on one or many processes.
 
 A gradient is the gradient of (sum of losses over all ranks) / (targets over all ranks): never a mean of
-means. lib.training.ddp is one such way; nobody but lib.run names it.
+means. lib.training.ddp and lib.training.zero are such ways; nobody but lib.training.strategies names them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,17 +27,35 @@ class Fitted:
     """Parameters that no gradient reaches; they are frozen now."""
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a micro-batch is within its step, whoever computes it."""
+
+    draw: int
+    """Seeds dropout."""
+    last: bool
+    """Of this rank's: engines that exchange gradients while they are computed do so in this one alone."""
+    number: int = 0
+    of: int = 1
+    """Number 0 .. of - 1, of so many over all ranks."""
+
+
 class Engine(Protocol):
     """All ranks call every verb, in the same order: a strategy may have to gather what ranks share out.
 
     The order: `fit`, perhaps a change of the module (torch.compile), `start`, then steps, each some `forward`
-    and `backward`, one `norm` and one `step` (or `forget`); between steps `snapshot`.
+    and `backward`, one `norm` and one `step` (or `forget`); between steps `snapshot` and predictions, these
+    within `whole`.
     """
 
     module: nn.Module
     """The model as the task built it: for predictions."""
     whole_on_each_rank: bool
     """True: one rank alone can take a snapshot, when the others may be gone."""
+    one_call: bool
+    """True: ranks call each part of the model together, so a batch must be collated for one call of each."""
+    in_order: bool
+    """True: each rank must have neighbouring micro-batches, in their order."""
 
     def fit(self, costliest: MakeBatch, loss: Loss, token_budget: int) -> Fitted:
         """Try a forward and a backward pass of the costliest micro-batch with room held for gradients and
@@ -47,12 +66,11 @@ class Engine(Protocol):
         """Make everything ready for step 1, or for the step after a snapshot whose optimizer's state is
         given. `batch` is a cheap one for passes without effect."""
 
-    def forward(self, batch: Any, draw: int, last: bool) -> Any:
-        """Outputs of a training pass. `draw` seeds dropout: keyed by what is computed, not by who computes
-        it. `last` micro-batch of a step: ranks exchange gradients in its backward pass only."""
+    def forward(self, batch: Any, turn: Turn) -> Any:
+        """Outputs of a training pass."""
 
     def backward(self, loss_sum: Tensor, scale: float) -> None:
-        """Add the gradient of `loss_sum * scale`."""
+        """Add the gradient of `loss_sum * scale`, of the pass before."""
 
     def norm(self) -> Tensor:
         """() of the whole gradient, the same on all ranks, after the last `backward` of a step. Still on the
@@ -64,17 +82,9 @@ class Engine(Protocol):
     def forget(self) -> None:
         """Drop the gradient."""
 
+    def whole(self) -> AbstractContextManager[None]:
+        """While each rank holds all of the module, so that ranks may call it as often as each wants to."""
+
     def snapshot(self, kept: Mapping[str, Tensor], alone: bool = False) -> Snapshot:
         """`kept`: the part of module.state_dict() that a checkpoint keeps. Rank 0 gets the copies, or the
         rank that takes one `alone`. Raises RepeatsError rather than keep a NaN or infinity."""
-
-
-def freeze_unused(model: nn.Module, used: Iterable[nn.Parameter]) -> list[str]:
-    """Freeze the parameters that no gradient reaches (a pooler that nobody reads); returns their names."""
-    reached = {id(parameter) for parameter in used}
-    names = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and id(parameter) not in reached:
-            parameter.requires_grad_(False)
-            names.append(name)
-    return names

@@ -10,14 +10,14 @@ import torch
 from lib.base.exits import RepeatsError, StoppedError
 from lib.data.ahead import Ahead, pinned
 from lib.data.amounts import Amounts
-from lib.data.loader import Loader, Step, deal
+from lib.data.loader import Loader, MicroBatch, Step, deal
 from lib.data.rows import Rows
 from lib.job import Job
 from lib.process import dist
 from lib.recipe import Scores
 from lib.task import Batch, Task
 from lib.training.checkpoint import Snapshot, Writer, newest_step
-from lib.training.engine import Engine
+from lib.training.engine import Engine, Turn
 from lib.training.memory import is_out_of_memory
 from lib.training.optim import learning_rate
 from lib.training.progress import Progress
@@ -42,6 +42,10 @@ class Parts:
     """What one of each of a batch's amounts takes, forward and backward."""
     peak: float
     """FLOP/s of all ranks together at most."""
+
+    def shares(self, step: Step) -> list[list[MicroBatch]]:
+        """Each rank's micro-batches of a step."""
+        return deal(step.micro_batches, self.job.world.size, self.engine.in_order)
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -71,7 +75,7 @@ def train(parts: Parts, progress: Progress) -> Progress:
             except (RuntimeError, MemoryError) as error:
                 out_of_memory(parts, progress, step, error)
                 raise
-            votes = agree(parts.job, parts.writer, step, done)
+            votes = agree(parts.job, parts.writer, step, parts.shares(step), done)
             update(parts, progress, step, votes, began_s)
             progress.evaluation_due = due(number, eval_every, last)
             settle(parts, progress, votes)
@@ -113,20 +117,21 @@ def batches(parts: Parts, steps: Iterable[int]) -> Iterator[Batch]:
     if on_gpu:
         torch.cuda.set_device(world.device)  # of this thread, which else pins memory for the first GPU
     for number in steps:
-        for piece in deal(parts.loader.step(number).micro_batches, world.size)[world.rank]:
-            batch = parts.task.collate(parts.rows, piece.rows)
+        for piece in parts.shares(parts.loader.step(number))[world.rank]:
+            batch = parts.task.collate(parts.rows, piece.rows, parts.engine.one_call)
             yield (pinned(batch) if on_gpu else batch).to(world.device)
 
 
 def compute(parts: Parts, step: Step, ready: Iterator[Batch]) -> Done:
     """Forward and backward passes of this rank's share of a step. Nothing here waits for the device."""
     done, engine, seed = Done(), parts.engine, parts.job.config.optim.seed
-    share = deal(step.micro_batches, parts.job.world.size)[parts.job.world.rank]
+    share = parts.shares(step)[parts.job.world.rank]
     for place, piece in enumerate(share):
         batch = next(ready)
         began_s = time.perf_counter()
         draw = draw_of(seed, step.number, piece.number)
-        output = engine.forward(batch, draw, last=place == len(share) - 1)
+        turn = Turn(draw, place == len(share) - 1, piece.number, len(step.micro_batches))
+        output = engine.forward(batch, turn)
         loss_sum = parts.task.loss(output, batch)
         engine.backward(loss_sum, piece.weight / step.num_targets)
         done.add(piece, batch, loss_sum, parts.task.hits(output, batch))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lib.base.exits import RepeatsError
 from lib.data.amounts import Amounts
-from lib.data.loader import MicroBatch, Step, deal
+from lib.data.loader import MicroBatch, Step
 from lib.job import Job
 from lib.process import dist
 from lib.task import Batch
@@ -45,7 +45,10 @@ class Done:
 class Votes:
     """What all ranks agreed on. Sums are over the ranks, without fillers."""
 
+    losses: list[float] = field(default_factory=list)
+    """Of each micro-batch, by rank."""
     loss_sum: float = 0.0
+    """Rounded once, and so the same in whatever order ranks have them."""
     hits: float = 0.0
     tokens: float = 0.0
     computed: float = 0.0
@@ -64,7 +67,10 @@ class Votes:
         return not self.bad and math.isfinite(self.norm)
 
 
-def agree(job: Job, writer: Writer, step: Step, done: Done) -> Votes:
+Shares = list[list[MicroBatch]]  # by rank
+
+
+def agree(job: Job, writer: Writer, step: Step, shares: Shares, done: Done) -> Votes:
     """The exchange: losses, who has a bad one, the gradient's norm, whether to stop, whether it is time to
     save. Raises RepeatsError on all ranks when rank 0 could not save."""
     began_s = time.perf_counter()
@@ -82,8 +88,9 @@ def agree(job: Job, writer: Writer, step: Step, done: Done) -> Votes:
     why = f"rank {asked[0]} was asked to stop ({stop.reason or 'by a signal'})" if asked else None
     at_step = f"--stop-at {step.number}" if step.number == tracking.stop_at else None
     votes = Votes(stop=at_step or why, save=bool(told[0][1]))
-    for rank, share in enumerate(deal(step.micro_batches, job.world.size)):
+    for rank, share in enumerate(shares):
         _add(votes, rank, share, told[rank][3:])
+    votes.loss_sum = math.nan if votes.bad else math.fsum(votes.losses)
     votes.busy = done.seconds + time.perf_counter() - began_s
     return votes
 
@@ -95,7 +102,7 @@ def _add(votes: Votes, rank: int, share: list[MicroBatch], numbers: list[float])
     votes.tokens += tokens
     votes.computed += computed
     votes.flops += flops
-    votes.loss_sum += sum(loss for piece, loss in zip(share, losses, strict=True) if piece.weight)
+    votes.losses += [loss for piece, loss in zip(share, losses, strict=True) if piece.weight]
     votes.hits += sum(hit for piece, hit in zip(share, hits, strict=True) if piece.weight)
     bad = [piece.number for piece, loss in zip(share, losses, strict=True) if not math.isfinite(loss)]
     votes.bad += [(rank, number) for number in bad[:1]]

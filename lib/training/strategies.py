@@ -1,0 +1,59 @@
+"""--strategy: which engine trains."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lib.config import Config
+from lib.process.world import World
+from lib.training.ddp import Ddp
+from lib.training.engine import Engine
+from lib.training.ordered import Ordered
+
+
+def make(module: nn.Module, config: Config, world: World) -> Engine:
+    """The engine of `config.compute.strategy`."""
+    if config.compute.strategy == "ddp":
+        engine = Ordered if config.compute.reduce == "ordered" else Ddp
+        return engine(module, config.optim, world)
+    from lib.training.zero import Zero
+
+    return Zero(module, config, world)
+
+
+def check(config: Config) -> None:
+    """Raises ValueError when what the strategy needs is not there."""
+    compute = config.compute
+    if compute.strategy == "ddp":
+        return
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ValueError(
+            f"--strategy {compute.strategy} needs DeepSpeed: pip install deepspeed==0.19.8, or --strategy ddp"
+        )
+    if "disk" in (compute.offload_optimizer, compute.offload_params):
+        from deepspeed.ops.op_builder import AsyncIOBuilder
+
+        if not AsyncIOBuilder().is_compatible():
+            raise ValueError(
+                "what is kept on a disk goes there through libaio, with a kernel that DeepSpeed compiles: "
+                "apt-get install libaio-dev g++ ninja-build, or offload to cpu"
+            )
+
+
+def with_own_folder(config: Config, run: str) -> Config:
+    """The same configuration, whose folder on a disk is this run's alone: two runs in one would read each
+    other's weights."""
+    if config.compute.offload_dir is None:
+        return config
+    own = str(Path(config.compute.offload_dir) / f"offloaded-{config.recipe}-{run}")
+    return replace(config, compute=replace(config.compute, offload_dir=own))
+
+
+def home(config: Config, world: World) -> torch.device:
+    """Where a model is put before its engine takes it: zero3 moves each rank's share to the device itself,
+    and the whole may be too large for it. One in 4 bits is not."""
+    shared = config.compute.strategy == "zero3" and config.adapter.quantize == "none"
+    return torch.device("cpu") if shared else world.device
