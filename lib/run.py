@@ -24,7 +24,7 @@ from lib.evaluation import scoring
 from lib.evaluation.predictor import Predictor
 from lib.evaluation.trained import TrainedRun
 from lib.job import Job
-from lib.models import adapters, backbone, flops, padding
+from lib.models import adapters, backbone, flops, frozen_weights, padding
 from lib.models.freezing import frozen_names
 from lib.models.heads import Encoder
 from lib.models.placement import place
@@ -134,7 +134,7 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     config, world = job.config, job.world
     task = make_task(job.recipe, config)
     rows = encoded.rows("train")
-    model: Any = place(task.build(begin), strategies.home(config, world))
+    model: Any = task.build(begin)
     if dist.any_rank(world.stop.requested):
         raise StoppedError("stopped while the model was loaded; the same command goes on")
     if config.compute.gradient_checkpointing:
@@ -142,7 +142,9 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     if isinstance(model, Encoder):
         longest = rows.sequences_of(int(rows.longest_by_row().argmax()))[0]
         padding.refuse_mixing(model, task.described, longest, text.specials_of(task.tokenizer).pad)
-    dist.on_main(lambda: _record_weights(job.folder, model, task, fresh=begin is None))
+    dist.on_main(lambda: _record_weights(job, model, task, fresh=begin is None))
+    frozen_weights.narrow(model, config)
+    model = place(model, strategies.home(config, world))
     shortest = task.collate(rows, (int(rows.longest_by_row().argmin()),))
     flops_of_each = flops.of_each(model, shortest.to(strategies.home(config, world)).inputs, world)
     most = _peak(job)
@@ -204,14 +206,16 @@ def _evaluation(job: Job, encoded: Encoded, predictor: Predictor, engine: Engine
     return evaluate
 
 
-def _record_weights(folder: RunFolder, model: nn.Module, task: Task, fresh: bool) -> None:
+def _record_weights(job: Job, model: nn.Module, task: Task, fresh: bool) -> None:
     """Keep the fingerprints of the weights that a run begins with. Raises CheckError when those that no
     checkpoint keeps (a frozen base) are not what they were."""
     if fresh:
         fingerprints = base_fingerprint(model, task)
-        folder.write_record(weights=backbone.fingerprint(model.state_dict()), base=fingerprints.get("base"))
+        kept = "bf16" if frozen_weights.wanted(job.config) else "fp32"
+        weights = backbone.fingerprint(model.state_dict())
+        job.folder.write_record(weights=weights, base=fingerprints.get("base"), base_precision=kept)
     else:
-        resume.check_base(folder, model, task)
+        resume.check_base(job.folder, model, task)
 
 
 def _fit(job: Job, engine: Engine, task: Task, rows: Rows) -> Job:

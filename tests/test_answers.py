@@ -19,7 +19,8 @@ from lib.answers import load as answers_of
 from lib.base.contents import Lint
 from lib.base.exits import CheckError
 from lib.base.files import read_lines, write_json, write_lines
-from lib.config import DataConfig, to_dict
+from lib.config import DataConfig
+from lib.config_tree import to_dict
 from lib.corpus import lint, splits
 from lib.corpus.corpus import OTHER, Corpus
 from lib.corpus.readers import RawRow

@@ -16,7 +16,7 @@ from lib.answers import load as answers_of
 from lib.answers.citing import REFUSAL, cite, covered, matrix, said
 from lib.answers.intervals import Groups
 from lib.base.files import write_json, write_lines
-from lib.config import to_dict
+from lib.config_tree import to_dict
 from lib.launching import seeds
 from lib.recipe import Example, Prediction
 from lib.recipes import german_rag

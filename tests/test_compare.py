@@ -14,7 +14,8 @@ from lib import recipe as recipes
 from lib.answers.metrics import LOG_LOSS
 from lib.base.exits import CheckError
 from lib.base.files import read_lines
-from lib.config import Config, to_dict
+from lib.config import Config
+from lib.config_tree import to_dict
 from lib.reports.compare import compare
 from lib.reports.compare_words import lines
 from lib.runs.folder import find

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lib import command_line, config_keys, other_flags
-from lib import config as configs
+from lib import config_tree as configs
 from lib import recipe as recipes
 from lib.config import ChooseConfig, Config, PairConfig, TaskConfig
 

@@ -43,7 +43,7 @@ LAYERS = (
     ("lib.contradictions",),
     ("lib.combinations", "lib.deepspeed_config"),
     ("lib.other_flags",),
-    ("lib.config", "lib.config_keys"),
+    ("lib.config", "lib.config_keys", "lib.config_tree"),
     ("lib.base",),
 )
 RECIPES_MAY_IMPORT = ("lib.recipe", "lib.config", "lib.data")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lib.config import Config, to_dict
+from lib.config import Config
+from lib.config_tree import to_dict
 from lib.runs import listing
 from lib.runs.folder import RunFolder
 from tests.tools import ROOT

@@ -15,7 +15,7 @@ from lib.answers import load as answers_of
 from lib.answers.calibration import MIN_ROWS
 from lib.base.contents import Summary
 from lib.base.files import read_json, write_json, write_lines
-from lib.config import to_dict
+from lib.config_tree import to_dict
 from lib.recipe import Example, Prediction
 from lib.reports import curves, report, summary
 from lib.reports.passages import passages_of

@@ -33,6 +33,7 @@ class Record(TypedDict, total=False):
     experiment: dict[str, Any]  # the configuration's parts that decide numbers
     weights: str  # fingerprint, at the start
     base: str | None  # of those that no checkpoint keeps
+    base_precision: str  # what those are kept in, where they are float numbers
     parameters: dict[str, int]  # trainable, total, bytes
     peaks: dict[str, Any]  # hardware and precision -> flops_per_s of all ranks, and where it is known from
     training_seconds: float

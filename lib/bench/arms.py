@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lib.bench import head, ours, rivals, text_rivals, writing
+from lib.bench import head, ours, rivals, shares, text_rivals, writing
 from lib.bench.setting import prepare
 
 ARMS = {
@@ -23,7 +23,7 @@ ARMS = {
     "write": writing.write,
     "generate": writing.generate,
 }
-WITHOUT_ROWS = {"output layer": ours.output_layer, "head": head.measure}
+WITHOUT_ROWS = {"output layer": ours.output_layer, "head": head.measure, "shares": shares.measure}
 
 
 def main(order: dict[str, Any]) -> None:

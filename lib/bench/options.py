@@ -8,8 +8,10 @@ from lib.command_line import Positional
 
 @dataclass(frozen=True)
 class Options:
-    what: Positional[Literal["arena", "boolq", "science_exam", "german_rag", "meta_review", "index"]]
-    """What to measure: the training of a recipe, or retrieval (index)."""
+    what: Positional[
+        Literal["arena", "boolq", "science_exam", "german_rag", "meta_review", "index", "strategies"]
+    ]
+    """What to measure: the training of a recipe, retrieval (index), or memory by --strategy (strategies)."""
     data: str | None = None
     """The rows to train on, as for train.py; for index a file of passages. None: the recipe's sample; for
     german_rag and meta_review real rows in ../shared/data, where they are."""

@@ -14,6 +14,7 @@ from lib.corpus import contexts
 from lib.corpus.contexts import Retrieved
 from lib.corpus.corpus import Corpus
 from lib.evaluation.predictor import Predictor
+from lib.models import frozen_weights
 from lib.models.offload import stored
 from lib.models.placement import place
 from lib.process import dist, precision
@@ -75,7 +76,9 @@ class TrainedRun:
         task = self.task()
         world = world.settled(precision.resolve(self.config.optim.precision, world.device, task.model_type))
         if offload is None:
-            model = place(self.model(task), world.device)
+            model = self.model(task)
+            frozen_weights.narrow(model, self.config)
+            model = place(model, world.device)
         else:
             model = task.build_on_disk(self.checkpoint, offload, world)
             resume.check_base(self.folder, model, task, weights=stored(offload))

@@ -14,8 +14,9 @@ from lib.answers.intervals import of_value
 from lib.base import hub
 from lib.base.contents import Record, Summary, Value
 from lib.base.files import read_json, write_json
-from lib.config import Config, to_dict
+from lib.config import Config
 from lib.config_keys import flatten
+from lib.config_tree import to_dict
 from lib.corpus.splits import side_of
 from lib.data import text
 from lib.evaluation.trained import TrainedRun

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lib.evaluation.trained import TrainedRun
-from lib.models import adapters, backbone
+from lib.models import adapters, backbone, frozen_weights
 from lib.task import Task
 
 
@@ -19,6 +19,8 @@ def whole(model: Any, run: TrainedRun, task: Task, full: bool) -> Any:
     one the weights that its bits stand for, or with `full` those they were made from. peft's own merge into 4
     bits would round once more, so bits are written out first and the adapter is added in float32."""
     merged, config, adapter = model.backbone, run.config, run.config.adapter
+    if not full:
+        frozen_weights.round_off(model, config)
     if adapter.quantize != "none":
         plain = backbone.load(task.described, config.model, task.kind, config.optim.seed)
         if not full:

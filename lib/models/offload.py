@@ -4,7 +4,8 @@ The index points into the safetensors files as they lie (a checkpoint's, a base 
 nothing is copied. Hooks of accelerate bring a block's weights before its forward pass and drop them after it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from lib.base.files import read_json, write_json
 from lib.base.heap import give_back_at_once
-from lib.models import adapters
+from lib.models import adapters, frozen_weights
 from lib.models.freezing import stacks
 from lib.models.heads import BACKBONE
 
@@ -23,16 +24,18 @@ WRAPPED = "base_model.model."  # what peft puts before every name
 
 
 class OnDisk(Mapping[str, Tensor]):
-    """Name of a weight -> the weight in float32, mapped from its file anew each time. transformers maps the
-    files of a whole model as well: products see the same numbers at the same places."""
+    """Name of a weight -> the weight in float32, mapped from its file anew each time; those `rounded` as a
+    model in memory would keep them. transformers maps the files of a whole model as well: products see the
+    same numbers at the same places."""
 
-    def __init__(self, index: dict[str, dict[str, str]]) -> None:
-        self.index = index
+    def __init__(self, index: dict[str, dict[str, str]], rounded: Collection[str] = ()) -> None:
+        self.index, self.rounded = index, rounded
 
     def __getitem__(self, name: str) -> Tensor:
         entry = self.index[name]
         with safe_open(entry["safetensors_file"], framework="pt") as file:
-            return file.get_tensor(entry["weight_name"]).to(torch.float32)
+            weight = file.get_tensor(entry["weight_name"]).to(torch.float32)
+        return frozen_weights.rounded(weight) if name in self.rounded else weight
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.index)
@@ -57,20 +60,27 @@ def empty(make: Any) -> Any:
     return made
 
 
-def run_from_disk(
-    backbone: Any, files: list[Path], adapter: Path | None, folder: Path, device: torch.device
-) -> None:
-    """Let an empty backbone (with an empty adapter, perhaps) take its weights from `files` and from the
-    adapter's file, one block at a time; the index is written into `folder`. Raises ValueError when a weight
-    stands in none of them."""
+@dataclass(frozen=True)
+class Stored:
+    """Where the weights of a backbone are."""
+
+    files: list[Path]
+    adapter: Path | None
+    rounded: Collection[str]
+    """Names of those that count for what they are in bfloat16."""
+
+
+def run_from_disk(backbone: Any, stored: Stored, folder: Path, device: torch.device) -> None:
+    """Let an empty backbone (with an empty adapter, perhaps) take its weights from the files, one block at a
+    time; the index is written into `folder`. Raises ValueError when a weight stands in none of them."""
     from accelerate.hooks import attach_align_device_hook
     from accelerate.utils import set_module_tensor_to_device
 
     backbone.requires_grad_(False)  # autocast would keep a bfloat16 copy of what may train
-    index = _index(backbone, files, adapter)
+    index = _index(backbone, stored.files, stored.adapter)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / INDEX, index)
-    weights, plain = OnDisk(index), adapters.plain(backbone)
+    weights, plain = OnDisk(index, stored.rounded), adapters.plain(backbone)
     prefix = WRAPPED if adapters.is_adapted(backbone) else ""
     tables = [plain.get_input_embeddings(), plain.get_output_embeddings()]
     tied = {name.rpartition(".")[0] for name in plain.all_tied_weights_keys}

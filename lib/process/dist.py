@@ -66,6 +66,8 @@ def setup(threads: int | None, stop: StopFlag | None = None, group_of_one: bool 
         # cuDNN's attention makes a plan for every new shape, 0.1 to 0.5 s each, and our batches have ever new
         # lengths (https://github.com/pytorch/pytorch/pull/155958); torch's other kernels need none.
         torch.backends.cuda.enable_cudnn_sdp(False)
+    else:  # accelerate imports DeepSpeed now and then, which would say aloud that it looked for a GPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     keep_few_kernels()
     backend = "nccl" if device.type == "cuda" else "gloo"
     if mine.size > 1:

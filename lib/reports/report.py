@@ -16,8 +16,9 @@ from lib.answers import Answers
 from lib.answers import load as answers_of
 from lib.base.contents import RunScores
 from lib.base.files import read_json, read_lines
-from lib.config import Config, to_dict
+from lib.config import Config
 from lib.config_keys import flatten
+from lib.config_tree import to_dict
 from lib.recipe import Example, Prediction, Recipe
 from lib.reports.curves import curves_of
 from lib.reports.page import render, write_page

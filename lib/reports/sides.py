@@ -7,8 +7,8 @@ from typing import Any
 from lib.answers import Values
 from lib.base.exits import DONE
 from lib.base.files import read_json, read_lines, read_mapping
-from lib.config import to_dict
 from lib.config_keys import flatten
+from lib.config_tree import to_dict
 from lib.recipe import Prediction, Recipe
 from lib.runs.folder import RunFolder, find
 

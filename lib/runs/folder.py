@@ -11,7 +11,8 @@ from typing import Any, Unpack, cast
 from lib import recipe as recipes
 from lib.base.contents import Record, Status
 from lib.base.files import Lock, read_json, read_mapping, write_csv, write_json, write_lines
-from lib.config import Config, from_dict, to_dict
+from lib.config import Config
+from lib.config_tree import from_dict, to_dict
 
 FORMAT = "%Y%m%d_%H%M%S"
 

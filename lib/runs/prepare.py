@@ -11,7 +11,8 @@ from typing import Any
 from lib.base.console import speak
 from lib.base.contents import Record
 from lib.base.exits import code_of
-from lib.config import Config, experiment
+from lib.config import Config
+from lib.config_tree import experiment
 from lib.process import precision
 from lib.process.world import World
 from lib.recipe import Recipe

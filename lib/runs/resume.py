@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from lib.base.console import speak
 from lib.base.exits import DONE, CheckError
 from lib.base.files import read_json
-from lib.config import Config, experiment
+from lib.config import Config
 from lib.config_keys import flatten
+from lib.config_tree import experiment
 from lib.corpus import sources
 from lib.runs.folder import RunFolder, parent
 from lib.runs.record import base_fingerprint, code_fingerprint
@@ -189,7 +190,11 @@ def as_trained(folder: RunFolder, best: Path) -> Config:
     budget = (read_json(scores) if scores.is_file() else {}).get("token_budget")
     budget = budget or checkpoint.read_state(best)["token_budget"]
     optim = {"precision": before["environment"]["precision"], "token_budget": budget}
-    return settled(folder.config(), before.get("model_commit"), **optim)
+    config = settled(folder.config(), before.get("model_commit"), **optim)
+    if before.get("base_precision") == "bf16":
+        return config
+    # also of runs from before there was a choice
+    return replace(config, adapter=replace(config.adapter, base_precision="fp32"))
 
 
 def settled(config: Config, model_commit: str | None, **optim: Any) -> Config:

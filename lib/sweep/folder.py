@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from lib.base.exits import DONE
 from lib.base.files import read_json, read_lines, write_json, write_lines
-from lib.config import Config, experiment
+from lib.config import Config
+from lib.config_tree import experiment
 from lib.runs.folder import Folder, new_folder, parent
 from lib.runs.record import code_fingerprint
 from lib.runs.resume import check_fingerprints

@@ -15,7 +15,7 @@ from lib.data.amounts import Amounts
 from lib.data.loader import Costs, MicroBatch
 from lib.data.rows import NO_LABEL as NO_LABEL  # for tasks
 from lib.data.rows import EncodedRow, Rows
-from lib.models import adapters, backbone, heads, offload, placement
+from lib.models import adapters, backbone, frozen_weights, heads, offload, placement
 from lib.models.freezing import freeze
 from lib.process.world import World
 from lib.recipe import Example, Prediction, Recipe
@@ -124,7 +124,8 @@ class ModelTask:
             base = offload.empty(lambda: adapters.add(base, adapter, self.config.optim.seed))
         files = backbone.files(folder / "backbone" if not self.base_stays else self.described)
         added = folder / "adapter" / adapters.WEIGHTS if adapter.lora_rank else None
-        offload.run_from_disk(base, files, added, index, world.device)
+        rounded = frozen_weights.names(base) if frozen_weights.wanted(self.config) else ()
+        offload.run_from_disk(base, offload.Stored(files, added, rounded), index, world.device)
         model = self.assemble(base, [])
         placement.attend(model)
         heads.load_head(model, folder)

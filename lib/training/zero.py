@@ -7,7 +7,6 @@ differs is where they are. Bytes of a number that trains, on n ranks: 8 + 8/n, 4
 """
 
 import atexit
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,9 +25,7 @@ from lib.training.passes import Passes
 from lib.training.unused import freeze_unused, reached_on_paper
 
 
-def _deepspeed(device: torch.device) -> Any:
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
+def _deepspeed() -> Any:
     import deepspeed
 
     # an exchange between CPUs of its own, which a compiler would have to be there for
@@ -78,7 +75,7 @@ class Zero:
         return Fitted(memory.probe(passes_of_shares, costliest, token_budget, self.world), unused)
 
     def _wrap(self) -> None:
-        deepspeed = _deepspeed(self.world.device)
+        deepspeed = _deepspeed()
         own = self.config.compute.offload_dir
         if own is not None and self.world.is_main:
             atexit.register(shutil.rmtree, own, ignore_errors=True)
