@@ -4,7 +4,7 @@ import importlib.util
 import os
 import sys
 
-if importlib.util.find_spec("tyro") is None:  # the first package that any script needs
+if importlib.util.find_spec("torch") is None:  # the one that tells a machine nobody has set up
     print(
         f"{sys.executable} lacks the packages of requirements.txt; type\n"
         "  bash setup.sh && . .venv/bin/activate\nand the same command again",

@@ -7,15 +7,13 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, TypeVar
-
-import tyro
-from tyro.conf import FlagCreatePairsOff as FlagCreatePairsOff  # for scripts
-from tyro.conf import Positional as Positional
-from tyro.conf import arg
+from typing import Annotated, Any, TypeVar
 
 from lib import other_flags
 from lib.base import ranks
+from lib.base.marks import FlagCreatePairsOff as FlagCreatePairsOff  # for scripts
+from lib.base.marks import Positional as Positional
+from lib.base.marks import arg
 from lib.config import ChooseConfig, CompleteConfig, Config
 from lib.config_keys import leaves, with_values
 from lib.contradictions import validate
@@ -31,10 +29,22 @@ SheetOrNone = Annotated[Positional[Path | None], arg(metavar="[OUT.xlsx]")]
 Unnamed = Annotated[T, arg(name="")]  # a part of a script's options whose flags are flat words
 
 
+def _tyro() -> Any:
+    """tyro itself. Raises ValueError on a machine that lacks it."""
+    try:
+        import tyro
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"flags cannot be read: {sys.executable} lacks {error.name}. Type: bash setup.sh && . "
+            f".venv/bin/activate (or {sys.executable} -m pip install tyro==1.0.17), and this command again"
+        ) from error
+    return tyro
+
+
 def options(kind: type[T], description: str | None) -> T:
     """The words of a script without a recipe, as this dataclass has them; exits 2 on typos. Such a script
     runs in one process: raises ValueError in one of several workers."""
-    asked = tyro.cli(kind, prog=Path(sys.argv[0]).name, description=description)
+    asked: T = _tyro().cli(kind, prog=Path(sys.argv[0]).name, description=description)
     ranks.refuse_several(Path(sys.argv[0]).name)
     return asked
 
@@ -43,7 +53,8 @@ def over(default: T, argv: list[str], program: str, description: str | None = No
     """The words of a script with a recipe over that recipe's values; exits 2 on typos. Raises ValueError for
     flags of other tools."""
     other_flags.refuse(argv)
-    return tyro.cli(type(default), default=default, args=argv, prog=program, description=description)
+    read: T = _tyro().cli(type(default), default=default, args=argv, prog=program, description=description)
+    return read
 
 
 def parse(default: Config, argv: list[str], program: str, description: str | None = None) -> Config:

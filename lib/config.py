@@ -7,7 +7,7 @@ the numbers, and a resume looks for the same experiment.
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Suppress, arg
+from lib.base.marks import OmitArgPrefixes, Suppress, arg
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib import recipe, run
 from lib.base import exits
-from lib.command_line import parse
 from lib.config import Config
 from lib.corpus.corpus import Corpus
 from lib.data import rows as encoded_rows
@@ -37,7 +36,7 @@ from lib.training.ddp import Ddp
 from lib.training.engine import Turn
 from lib.training.loop import Parts, batches, compute
 from lib.training.unused import freeze_unused
-from tests.tools import SHORT
+from tests.tools import SHORT, configured
 
 ODD_ROWS = 17  # odd for 2 and 3 ranks
 BATCH = 13  # one step; micro-batches do not divide evenly either
@@ -49,12 +48,13 @@ CASES += (("science_exam", "decoder"), ("science_exam", "seq2seq"))
 CASES += (("german_rag", "decoder"), ("german_rag", "seq2seq"))
 
 
-def configuration(name: str, model: str, runs_dir: str) -> Config:
+def configuration(name: str, model: str, runs_dir: str, *more: str) -> Config:
     flags = [*SHORT, "--model", model, "--init", "random", "--runs-dir", runs_dir, "--resume", "never"]
     flags += ["--dropout", "0", "--lora-rank", "0", "--quantize", "none", "--max-length", "112"]
     if name == "german_rag":
         flags += ["--template", "{chunks}\n{question}\n", "--max-length", "400", "--max-new-tokens", "12"]
-    return parse(recipe.load(name).config, flags, "test")
+    flags += more
+    return configured(name, flags)
 
 
 def encoded(name: str, config: Config) -> tuple[Task, Rows]:

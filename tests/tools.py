@@ -7,19 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import pytest
 
 from tests import warm
 
 if TYPE_CHECKING:
+    from lib.config import Config
     from lib.process.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,6 +112,34 @@ def save_random(folder: Path) -> None:
     torch.manual_seed(0)
     config = transformers.AutoConfig.from_pretrained(folder)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def configured(name: str, words: Sequence[str]) -> "Config":
+    """What the command line makes of a recipe's name and these words, without tyro, which a GPU machine may
+    lack: flags of one value, and switches. Raises ValueError for what is no value of a flag."""
+    from lib import recipe
+    from lib.command_line import settled
+    from lib.config_keys import types, with_values
+
+    default, values, left = recipe.load(name).config, dict[str, Any](), list(words)
+    kinds = types(default)
+    keys = {"--" + key.rpartition(".")[2].replace("_", "-"): key for key in kinds}
+    while left:
+        flag = left.pop(0)
+        key = keys[flag if flag in keys else flag.replace("--no-", "--", 1)]
+        values[key] = flag in keys if kinds[key] is bool else _value(kinds[key], flag, left.pop(0))
+    return settled(with_values(default, values), default)
+
+
+def _value(kind: Any, flag: str, word: str) -> Any:
+    if get_origin(kind) is Literal:
+        if word not in get_args(kind):
+            raise ValueError(f"{flag} {word}: there is {', '.join(get_args(kind))}")
+        return word
+    parts = (
+        [part for part in get_args(kind) if part is not NoneType] if isinstance(kind, UnionType) else [kind]
+    )
+    return _value(parts[0], flag, word) if parts != [kind] else kind(word)
 
 
 def command(*arguments: str, script: str = "train.py") -> list[str]:
