@@ -84,7 +84,7 @@ def setup(threads: int | None, stop: StopFlag | None = None, group_of_one: bool 
 
 def leave() -> None:
     """Leave the process group, if there is one."""
-    if torch_dist.is_initialized():
+    if _grouped():
         # DeepSpeed remembers the group, and would take it for that of the next run in this process
         deepspeed = sys.modules.get("deepspeed.comm.comm")
         joined = deepspeed is not None and deepspeed.cdb is not None
@@ -92,7 +92,12 @@ def leave() -> None:
 
 
 def _size() -> int:
-    return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
+    return torch_dist.get_world_size() if _grouped() else 1
+
+
+def _grouped() -> bool:
+    """Is there a process group? One of a single process exchanges as larger ones do."""
+    return torch_dist.is_initialized()
 
 
 def _device() -> torch.device:
@@ -108,14 +113,14 @@ def _gather(mine: torch.Tensor) -> list[torch.Tensor]:
 def gather_floats(values: list[float], measured: Sequence[torch.Tensor] = ()) -> list[list[float]]:
     """Everybody's numbers, by rank, on every rank; `measured`: further ones, () each, that a device may still
     be computing, from everybody as many. One collective, and one wait for the device."""
-    if not measured and _size() == 1:
+    if not measured and not _grouped():
         return [values]
     mine = torch.tensor(values, dtype=torch.float64)
     device = measured[0].device if measured else _device()
     if device.type == "cuda":  # copied behind what is computing, without a wait
         mine = mine.pin_memory().to(device, non_blocking=True)
     mine = torch.cat([mine, *(number.reshape(1).double() for number in measured)])
-    return torch.stack(_gather(mine) if _size() > 1 else [mine]).tolist()
+    return torch.stack(_gather(mine) if _grouped() else [mine]).tolist()
 
 
 def any_rank(flag: bool) -> bool:
@@ -125,7 +130,7 @@ def any_rank(flag: bool) -> bool:
 
 def gather_json(value: Any) -> list[Any]:
     """Everybody's value, by rank, on every rank. Floats survive to the last digit."""
-    if _size() == 1:
+    if not _grouped():
         return [value]
     data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     sizes = [int(row[0]) for row in gather_floats([float(len(data))])]
@@ -139,7 +144,7 @@ def on_main(function: Callable[[], Any]) -> Any:
     """Run `function` on rank 0 and give its JSON value to every rank; what it raises is raised on every rank,
     so that no rank waits for one that is gone."""
     answer: dict[str, Any] = {}
-    if not torch_dist.is_initialized() or torch_dist.get_rank() == 0:
+    if not _grouped() or torch_dist.get_rank() == 0:
         try:
             answer = {"value": function()}
         except Exception as error:
