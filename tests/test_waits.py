@@ -10,45 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from lib import recipe
-from lib.data.amounts import Amounts
-from lib.data.loader import Loader
-from lib.job import Job
-from lib.models.placement import place
-from lib.process import dist
-from lib.training.ddp import Ddp
 from lib.training.loop import Parts, batches, compute, update
 from lib.training.progress import Progress
 from lib.training.unused import freeze_unused
 from lib.training.votes import agree
 from tests import rank_checks
 from tests.tools import wide_model
-from tests.waits import Waits
+from tests.waits import Waits, parts_of
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     at = tmp_path_factory.mktemp("models")
     return lambda kind: str(at / kind) if (at / kind).exists() else wide_model(at / kind, kind)
-
-
-def parts_of(name: str, model: str, runs_dir: Path) -> Parts:
-    """What a step reads of the loop's parts."""
-    config = rank_checks.configuration(name, model, str(runs_dir))
-    task, rows = rank_checks.encoded(name, config)
-    world = dist.setup(2)
-    module: Any = place(task.build(None), world.device)
-    freeze_unused(module, [p for name, p in module.named_parameters() if "pooler" not in name])
-    engine = Ddp(module, config.optim, world)
-    engine.start(task.collate(rows, (0,)), task.loss, None)
-    told: Any = SimpleNamespace(step=lambda values: None)
-    parts = object.__new__(Parts)
-    parts.job = Job(config, recipe.load(name), None, world, told)  # type: ignore[arg-type]
-    parts.task, parts.engine, parts.rows = task, engine, rows
-    parts.loader = Loader(task.costs(rows), config.optim)
-    parts.flops_of_each = Amounts(tokens=6.0)
-    parts.peak = 1e12
-    return parts
 
 
 def waits_of(parts: Parts, patch: pytest.MonkeyPatch) -> Waits:

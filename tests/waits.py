@@ -3,11 +3,24 @@
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from lib import recipe
+from lib.data.amounts import Amounts
+from lib.data.loader import Loader
+from lib.job import Job
+from lib.models.placement import place
+from lib.process import dist
+from lib.training.ddp import Ddp
+from lib.training.loop import Parts
+from lib.training.unused import freeze_unused
+from tests import rank_checks
 
 # what gives a number, or a shape that depends on numbers
 OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim")
@@ -68,6 +81,25 @@ class Waits(TorchDispatchMode):
                     return _original(tensor, *args)
 
             patch.setattr(torch.Tensor, name, read)
+
+
+def parts_of(name: str, model: str, runs_dir: Path, *more: str) -> Parts:
+    """What a step reads of the loop's parts; `more` words of the command line."""
+    config = rank_checks.configuration(name, model, str(runs_dir), *more)
+    task, rows = rank_checks.encoded(name, config)
+    world = dist.setup(2).settled(config.optim.precision)
+    module: Any = place(task.build(None), world.device)
+    trains = [p for name, p in module.named_parameters() if p.requires_grad and "pooler" not in name]
+    freeze_unused(module, trains)
+    engine = Ddp(module, config.optim, world)
+    engine.start(task.collate(rows, (0,)).to(world.device), task.loss, None)
+    told: Any = SimpleNamespace(step=lambda values: None)
+    parts = object.__new__(Parts)
+    parts.job = Job(config, recipe.load(name), None, world, told)  # type: ignore[arg-type]
+    parts.task, parts.engine, parts.rows = task, engine, rows
+    parts.loader = Loader(task.costs(rows), config.optim)
+    parts.flops_of_each, parts.peak = Amounts(tokens=6.0), 1e12
+    return parts
 
 
 def _flat(values: Any) -> list[Any]:
