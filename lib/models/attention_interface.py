@@ -8,11 +8,15 @@ from torch import Tensor
 
 def use(model: Any, name: str, attention: Callable[..., Any], mask: Callable[..., Any]) -> None:
     """Let every layer of `model` without an attention of its own call `attention`, with masks from `mask`."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, mask)
     model.set_attn_implementation(name)
+    if model.config._attn_implementation == name:
+        for part in model.modules():  # transformers 5.17 forgets both halves of a T5
+            if isinstance(part, PreTrainedModel) and part.config._attn_implementation != name:
+                part.set_attn_implementation(name)
 
 
 def mask(**words: Any) -> Tensor | None:
