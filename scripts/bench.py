@@ -8,6 +8,8 @@ Examples:
     python scripts/bench.py science_exam --data exam.jsonl --tokenizer DIR
     # embedding and search
     python scripts/bench.py index --data passages.jsonl --rows 1000
+    # large models in their real shapes on a GPU, in ten minutes; these words alone need no tyro
+    python scripts/bench.py gpu
 """
 
 import importlib
@@ -23,7 +25,7 @@ from lib.command_line import options
 
 def main() -> None:
     """Measure speed, memory and loss against what others do."""
-    asked = options(Options, __doc__)
+    asked = Options("gpu") if sys.argv[1:] == ["gpu"] else options(Options, __doc__)
     importlib.import_module(f"lib.bench.{asked.what}").main(asked)
 
 

@@ -39,7 +39,7 @@ def main(asked: Options) -> None:
     if asked.slow:  # as the checkpoint comes; half a batch, because a whole one takes 22 GiB
         dropout = common(asked, 16, "--attention-dropout", "0.1")
         slow_arms = SLOW | {"the same, attention dropout 0.1": dropout | {"arm": "plain loop", "warm_up": 0}}
-    compare(order, ARMS, asked.rounds, slow_arms)
+    compare(order, ARMS, asked.num_rounds, slow_arms)
     padding = arm(order | {"arm": "padding", "rows": None, "seed": 0})
     print(f"real / computed tokens: {padding['real_share']:.3f} over an epoch of {padding['rows']} rows")
     gradient_norms(asked)
@@ -78,7 +78,7 @@ def rows_per_s(lines: list[dict[str, Any]]) -> float:
 def inside_a_run(asked: Options) -> None:
     """The loop's overhead, two ranks against one, the exchange of gradients, what a checkpoint stalls."""
     ratios, last = [], []
-    for _ in range(asked.rounds):
+    for _ in range(asked.num_rounds):
         one = train(asked, "--devices", "1", "--threads", "2")
         last = train(asked, "--devices", "2", "--threads", "1", "--save-every", "2")
         ratios.append(rows_per_s(last) / rows_per_s(one))

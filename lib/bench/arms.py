@@ -10,6 +10,8 @@ import torch
 
 from lib.bench import head, ours, rivals, shares, text_rivals, writing
 from lib.bench.setting import prepare
+from lib.bench.shaped import Shaped
+from lib.bench.shaped import prepare as prepare_shaped
 
 ARMS = {
     "ours": ours.train,
@@ -31,7 +33,10 @@ def main(order: dict[str, Any]) -> None:
     if order["arm"] in WITHOUT_ROWS:
         result = WITHOUT_ROWS[order["arm"]](order)
     else:
-        result = ARMS[order["arm"]](prepare(order), order)
+        setting = prepare_shaped(order) if "shape" in order else prepare(order)
+        result = ARMS[order["arm"]](setting, order)
+        if isinstance(setting, Shaped):
+            result |= setting.work()
     print(json.dumps(result | {"load": os.getloadavg()[0]}), flush=True)
 
 

@@ -31,8 +31,8 @@ def main(asked: Options) -> None:
             f"a Llama of hidden 256, 6 layers, {asked.num_rows} rows of {asked.source}, batch 16, "
             "--max-length 512"
         )
-        compare(order, arms, asked.rounds, {})
-    output_layer(asked.rounds, asked.threads)
+        compare(order, arms, asked.num_rounds, {})
+    output_layer(asked.num_rounds, asked.threads)
 
 
 def output_layer(rounds: int, threads: int) -> None:

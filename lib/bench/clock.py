@@ -28,6 +28,8 @@ class Clock:
     def __init__(self, warm_up: int = WARM_UP_STEPS) -> None:
         self.warm_up, self.steps, self.rows = warm_up, 0, 0
         self.began = self.ended = now()
+        if torch.cuda.is_available():  # what it took to make the model is not what training it takes
+            torch.cuda.reset_peak_memory_stats()
 
     def tick(self, rows: int) -> None:
         """A step of `rows` rows is done."""

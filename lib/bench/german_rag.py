@@ -31,7 +31,7 @@ def main(asked: Options) -> None:
     by chance than in an epoch."""
     with tempfile.TemporaryDirectory() as folder:
         order = texts.begin(asked, SUBJECT, Path(folder))
-        write(order, asked.rounds)
+        write(order, asked.num_rounds)
         flags = [*order["flags"], *LORA]
         texts.check_losses(order | {"flags": flags})
         flags += ["--max-steps", str(max(2, asked.num_rows // 16))]

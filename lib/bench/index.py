@@ -48,7 +48,7 @@ def main(asked: Options) -> None:
     exact = Embedder("minilm", "fp32").embed(texts[:CHECKED], "passage").vectors
     for name, embed in arms.items():
         print(f"{name}: least cosine to float32 {cosine(embed(texts[:CHECKED]), exact):.5f}", flush=True)
-    compare(arms, texts, asked.rounds)
+    compare(arms, texts, asked.num_rounds)
     build_memory(texts, asked.threads)
     search_speed()
 

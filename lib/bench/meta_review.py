@@ -24,7 +24,7 @@ def main(asked: Options) -> None:
     """Print both tables."""
     with tempfile.TemporaryDirectory() as folder:
         order = texts.begin(asked, SUBJECT, Path(folder))
-        head.main(asked.rounds, asked.threads, order["precision"])
+        head.main(asked.num_rounds, asked.threads, order["precision"])
         texts.check_losses(order)
         arms: dict[str, Order] = {
             OURS: {"arm": "ours", "flags": [*order["flags"], "--min-micro-batches", "16"]},

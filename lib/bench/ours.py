@@ -1,17 +1,22 @@
 """What this project does in a step, without files and reports: the loader, the engine and the task."""
 
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib.bench.clock import WARM_UP_STEPS, Clock
 from lib.bench.setting import Setting
-from lib.data.loader import Loader
+from lib.data.ahead import Ahead, pinned
+from lib.data.loader import Loader, evaluation_batches
 from lib.models.language import log_probabilities
 from lib.models.placement import place
 from lib.process import dist
+from lib.process.world import World
+from lib.task import Batch
 from lib.training.ddp import Ddp
 from lib.training.engine import Turn
 from lib.training.loop import draw_of
@@ -23,21 +28,40 @@ def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     """The loop's own parts: loader, engine, task."""
     config, task = setting.config, setting.task
     world = dist.setup(order["threads"]).settled(config.optim.precision)
-    model = place(setting.model(), world.device)
-    engine, loader = Ddp(model, config.optim, world), Loader(task.costs(setting.train), config.optim)
+    model, costs = place(setting.model(), world.device), task.costs(setting.train)
+    engine = Ddp(model, config.optim, world)
+
+    def costliest(budget: int) -> tuple[Batch, str]:
+        piece = max(evaluation_batches(costs, budget), key=lambda piece: piece.cost)
+        return task.collate(setting.train, piece.rows), f"{len(piece.rows)} rows"
+
+    fitted = engine.fit(costliest, task.loss, config.optim.token_budget)
+    optim = replace(config.optim, token_budget=fitted.token_budget)
     engine.start(task.collate(setting.train, (0,)).to(world.device), task.loss, None)
-    clock = Clock(order.get("warm_up", WARM_UP_STEPS))
+    loader, clock = Loader(costs, optim), Clock(order.get("warm_up", WARM_UP_STEPS))
+    losses: list[Tensor] = []
+    with Ahead(_batches(setting, loader, world)) as ready:
+        for number in range(1, loader.num_steps + 1):
+            step = loader.step(number)
+            for piece in step.micro_batches:
+                batch, draw = next(ready), draw_of(optim.seed, number, piece.number)
+                loss = task.loss(engine.forward(batch, Turn(draw, last=True)), batch)
+                engine.backward(loss, 1 / step.num_targets)
+                losses.append(loss.detach() / step.num_targets)
+            engine.norm()
+            engine.step(learning_rate(number, loader.num_steps, optim))
+            clock.tick(step.num_rows)
+    trained = float(torch.stack(losses).sum()) / loader.num_steps
+    result = clock.result() | {"trained": trained, "token_budget": fitted.token_budget}
+    return result | {"loss": setting.validation_loss(model)}
+
+
+def _batches(setting: Setting, loader: Loader, world: World) -> Iterator[Batch]:
+    """As the loop makes them, in a thread of its own."""
     for number in range(1, loader.num_steps + 1):
-        step = loader.step(number)
-        for piece in step.micro_batches:
-            batch = task.collate(setting.train, piece.rows).to(world.device)
-            draw = draw_of(config.optim.seed, number, piece.number)
-            loss = task.loss(engine.forward(batch, Turn(draw, last=True)), batch)
-            engine.backward(loss, 1 / step.num_targets)
-        engine.norm()
-        engine.step(learning_rate(number, loader.num_steps, config.optim))
-        clock.tick(step.num_rows)
-    return clock.result() | {"loss": setting.validation_loss(model)}
+        for piece in loader.step(number).micro_batches:
+            batch = setting.task.collate(setting.train, piece.rows)
+            yield (pinned(batch) if world.device.type == "cuda" else batch).to(world.device)
 
 
 def padding(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:

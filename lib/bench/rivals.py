@@ -48,19 +48,25 @@ def settings(setting: Setting, order: dict[str, Any], folder: str) -> dict[str, 
     """The Trainer's settings for the same experiment."""
     config, rows, best = setting.config, setting.train, order["best"]
     rows_a_pass = config.optim.batch // order["accumulate"]
-    num_steps = config.optim.max_steps or int(np.ceil(len(rows) / config.optim.batch))
+    num_steps = config.optim.max_steps or int(np.ceil(len(rows) / config.optim.batch) * config.optim.epochs)
+    on_gpu = torch.cuda.is_available()
     return {
         "output_dir": folder,
         "per_device_train_batch_size": rows_a_pass,
         "gradient_accumulation_steps": order["accumulate"],
-        "num_train_epochs": 1,
+        "num_train_epochs": config.optim.epochs,
         "max_steps": config.optim.max_steps or -1,
         "learning_rate": config.optim.lr,
-        "warmup_steps": int(np.ceil(0.1 * num_steps)),
+        "lr_scheduler_type": config.optim.schedule,
+        "warmup_steps": int(np.ceil(config.optim.warmup * num_steps)),
         "weight_decay": config.optim.weight_decay,
         "max_grad_norm": 0.0 if order.get("gradient_only") else 1.0,
         "bf16": best and config.optim.precision == "bf16",
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": not on_gpu,
+        "optim": "adamw_torch_fused",
+        # batches made ahead, as ours are there
+        "dataloader_num_workers": 2 if best and on_gpu else 0,
+        "dataloader_persistent_workers": best and on_gpu,
         "train_sampling_strategy": "group_by_length" if best and rows_a_pass > 1 else "random",
         "remove_unused_columns": False,
         "seed": config.optim.seed,
@@ -104,7 +110,7 @@ def trainer(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
         )
         if order["loss_kwargs"] is not None:
             made.model_accepts_loss_kwargs = order["loss_kwargs"]
-        made.train()
+        trained = {"trained": made.train().training_loss}
     if norms:
         return {"gradient_norm": norms[0]}
-    return clock.result() | ({"loss": setting.validation_loss(model)} if best else {})
+    return clock.result() | trained | ({"loss": setting.validation_loss(model)} if best else {})

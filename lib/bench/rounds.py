@@ -25,16 +25,21 @@ BEST: Order = {
 }
 
 
-def arm(order: Order, ranks: int = 1) -> dict[str, Any]:
-    """Run one arm in processes of its own; rank 0's answer."""
+def arm(order: Order, ranks: int = 1, limit_s: float | None = None) -> dict[str, Any]:
+    """Run one arm in processes of its own; rank 0's answer. Raises RuntimeError when it fails, or takes
+    longer than `limit_s`."""
     words = [str(ROOT / "lib" / "bench" / "arms.py"), json.dumps(order)]
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *launcher, *words], capture_output=True, text=True, env=environment
-    )
+    command = [sys.executable, *launcher, *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit_s)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(
+            f"{order['arm']} took more than {limit_s:.0f} s; fewer --rows take less"
+        ) from error
     if done.returncode:
         raise RuntimeError(f"{order['arm']} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

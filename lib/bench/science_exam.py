@@ -23,7 +23,7 @@ def main(asked: Options) -> None:
             order: Order = {"recipe": "science_exam", "flags": words, "threads": asked.threads}
             order |= {"rows": asked.num_rows, "validation_rows": 40}
             print(f"\n{model}, {asked.num_rows} rows of {asked.source}, batch 16, --max-length 512")
-            compare(order, {"ours": {"arm": "ours"}} | best, asked.rounds, default if asked.slow else {})
+            compare(order, {"ours": {"arm": "ours"}} | best, asked.num_rounds, default if asked.slow else {})
             padding = arm(order | {"arm": "padding", "rows": None, "seed": 0})
             print(
                 f"real / computed tokens: {padding['real_share']:.3f} over an epoch of {padding['rows']} rows"

@@ -87,8 +87,9 @@ def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     model = setting.model()
     with tempfile.TemporaryDirectory() as folder:
         arguments = settings(setting, order, folder)
-        MAKERS[order["maker"]](setting, model.backbone, arguments, [Tick()]).train()
-    return clock.result() | {"loss": setting.validation_loss(model)}
+        made = MAKERS[order["maker"]](setting, model.backbone, arguments, [Tick()])
+        trained = made.train().training_loss
+    return clock.result() | {"trained": trained, "loss": setting.validation_loss(model)}
 
 
 def losses(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:

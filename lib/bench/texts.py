@@ -100,7 +100,7 @@ def once(slow: bool) -> dict[str, Order]:
 
 def compare(order: Order, arms: dict[str, Order], asked: Options, goals: list[Goal]) -> None:
     """Rounds of the arms, the table, and what was to be reached."""
-    by_arm = race(order, arms, asked.rounds, once(asked.slow))
+    by_arm = race(order, arms, asked.num_rounds, once(asked.slow))
     table(by_arm, f"{order['rows'] or 'the'} rows")
     for goal in goals:
         pair = f"{goal.ours} against {goal.rival}"
