@@ -46,9 +46,9 @@ if [[ $marks == gpu ]]; then
         echo "tests: this machine has a GPU, but torch in $python cannot use it" >&2
         exit 1
     elif ((gpus == 0)); then
-        echo "== no GPU here: a rehearsal on the CPU. It shows that every test runs and can pass, with gloo for nccl, waits"
-        echo "== counted instead of forbidden, and a stand-in for memory that is short; nothing of CUDA's own: nccl, kernels"
-        echo "== (attention, 4 bits, compile), their bits, paged memory, real waits, speed"
+        echo "== no GPU here: a REHEARSAL on the CPU. It shows that every test runs and can pass, with gloo for nccl,"
+        echo "== waits counted instead of forbidden, and a stand-in for memory that is short. It cannot show nccl, paged"
+        echo "== memory, real waits, CUDA's kernels (attention, 4 bits, compile) and their bits, speed"
     fi
 fi
 if [[ $marks == not* ]]; then

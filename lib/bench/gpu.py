@@ -58,7 +58,7 @@ SUBJECTS = (
             (14, 43, 62, 80, 104, 146, 207, 277, 376, 512, 512),
             (16, 45, 64, 80, 101, 138, 191, 271, 388, 512, 512),
         ),
-        rows=512,
+        rows=2048,
         pieces=2,
     ),
     Subject(
@@ -68,7 +68,7 @@ SUBJECTS = (
         LORA | {"data.max_length": 512, "optim.batch": 64},
         # 1,527 rows of BoolQ, Llama 3's tokenizer
         ((26, 61, 77, 94, 108, 120, 135, 153, 177, 213, 512),),
-        rows=512,
+        rows=2048,
         pieces=4,
     ),
     Subject(

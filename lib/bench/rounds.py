@@ -33,6 +33,8 @@ def arm(order: Order, ranks: int = 1, limit_s: float | None = None) -> dict[str,
         ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    if ranks == 1:  # of several GPUs the Trainer would take all, and make of a batch as many batches
+        environment |= {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
     command = [sys.executable, *launcher, *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit_s)
