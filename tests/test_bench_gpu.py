@@ -1,6 +1,7 @@
 """What scripts/bench.py gpu rests on: the FLOPs it divides by, models made of numbers alone, arms that train
 on the same rows from the same weights; and what it says of arms that fail."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,21 @@ def test_all_arms_begin_with_the_same_weights() -> None:
     for (name, one), (_, other) in pairs:
         assert torch.equal(one.to(other.dtype), other), name
     assert {name for name, value in first.named_parameters() if value.requires_grad}
+
+
+@needs("bitsandbytes")
+def test_one_layer_at_a_time_has_float_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantized, weights, most = shaped._in_4_bits, list[weakref.ref[Any]](), 0
+
+    def count(layer: nn.Linear, kind: str) -> nn.Module:
+        nonlocal most
+        weights.append(weakref.ref(layer.weight))
+        most = max(most, sum(weight() is not None for weight in weights))
+        return quantized(layer, kind)
+
+    monkeypatch.setattr(shaped, "_in_4_bits", count)
+    shaped.prepare(toy(RAG, quantize="nf4")).model()
+    assert len(weights) == 2 * 7 and most == 1
 
 
 def test_rows_have_the_lengths_of_real_ones_and_something_to_learn() -> None:

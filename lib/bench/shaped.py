@@ -125,7 +125,7 @@ def fill(base: Any, device: torch.device, dtype: torch.dtype, quantize: str) -> 
     def numbers(name: str, empty: Tensor) -> Tensor:
         if empty.ndim < 2:  # of norms; biases are 0
             return torch.full(empty.shape, float(name == "weight"), dtype=dtype, device=device)
-        return (torch.randn(empty.shape, device=device) * spread).to(dtype)
+        return torch.randn(empty.shape, device=device).mul_(spread).to(dtype)
 
     for path, module in list(base.named_modules()):
         for name, empty in module._parameters.items():
@@ -137,6 +137,7 @@ def fill(base: Any, device: torch.device, dtype: torch.dtype, quantize: str) -> 
             above, _, own = path.rpartition(".")
             setattr(base.get_submodule(above), own, _in_4_bits(module, quantize))
             made = {key: value for key, value in made.items() if value is not module.weight}
+            del module.weight  # the list above still holds the layer that was replaced
     if quantize != "none":
         base.is_loaded_in_4bit = True  # so that peft knows what it wraps
 
