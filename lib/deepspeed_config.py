@@ -46,8 +46,12 @@ FOREIGN = {
     "zero_optimization.zero_quantized_nontrainable_weights": "--quantize",
 }
 DEVICES = {"none": "none", "cpu": "cpu", "disk": "nvme"}
-BUCKET = 50_000_000
-"""Numbers that are exchanged at once: 200 MB in float32, small beside a model that needs ZeRO."""
+BUCKET = 6_250_000
+"""Numbers that are exchanged at once: 25 MB in float32, as much as one of DDP's buckets. DeepSpeed's 500
+million would take 2 GB, twice, whatever the model."""
+LIVE = 50_000_000
+"""Numbers of gathered weights that wait for their next use: 200 MB. DeepSpeed's billion would never let go of
+a model that is smaller."""
 
 
 def of_flags(config: Config, num_ranks: int) -> dict[str, Any]:
@@ -69,8 +73,8 @@ def of_flags(config: Config, num_ranks: int) -> dict[str, Any]:
             "offload_param": {"device": DEVICES[compute.offload_params]},
             "stage3_prefetch_bucket_size": BUCKET,
             "stage3_param_persistence_threshold": 100_000,
-            "stage3_max_live_parameters": 1_000_000_000,
-            "stage3_max_reuse_distance": 1_000_000_000,
+            "stage3_max_live_parameters": LIVE,
+            "stage3_max_reuse_distance": LIVE,
             "sub_group_size": 1_000_000_000,
         }
     for kind in ("offload_optimizer", "offload_param"):

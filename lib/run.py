@@ -94,7 +94,7 @@ def _train(config: Config, recipe: Recipe, world: World, command: Sequence[str])
     job = Job(config, recipe, folder, world, Tracker(folder.path, config.tracking, world))
     try:
         job.tracker.log(f"run folder {folder.path}")  # prepare spoke it, before the rows were read
-        for line in (str(world), *prepared.facts):
+        for line in (f"{world}, {strategies.in_words(config)}", *prepared.facts):
             job.tracker.say(line)
         _to_the_end(job, Encoded(Path(prepared.encoded)), prepared.begin)
     except BaseException as error:
@@ -135,8 +135,6 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     task = make_task(job.recipe, config)
     rows = encoded.rows("train")
     model: Any = task.build(begin)
-    if dist.any_rank(world.stop.requested):
-        raise StoppedError("stopped while the model was loaded; the same command goes on")
     if config.compute.gradient_checkpointing:
         model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
     if isinstance(model, Encoder):
@@ -145,6 +143,8 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     dist.on_main(lambda: _record_weights(job, model, task, fresh=begin is None))
     frozen_weights.narrow(model, config)
     model = place(model, strategies.home(config, world))
+    if dist.any_rank(world.stop.requested):
+        raise StoppedError("stopped while the model was loaded; the same command goes on")
     shortest = task.collate(rows, (int(rows.longest_by_row().argmin()),))
     flops_of_each = flops.of_each(model, shortest.to(strategies.home(config, world)).inputs, world)
     most = _peak(job)

@@ -29,8 +29,8 @@ def write_down_rows(file: Path) -> None:
     now: dict[str, Any] = {"rank": int(os.environ["RANK"])}
     made: dict[int, tuple[Any, list[str]]] = {}  # batches are made before they are computed
 
-    def with_ids(self: Classify, rows: Rows, numbers: tuple[int, ...]) -> Any:
-        batch = collate(self, rows, numbers)
+    def with_ids(self: Classify, rows: Rows, numbers: tuple[int, ...], one_call: bool = False) -> Any:
+        batch = collate(self, rows, numbers, one_call)
         made[id(batch.labels)] = batch.labels, [rows.ids[number] for number in numbers]
         return batch
 

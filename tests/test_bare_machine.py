@@ -9,7 +9,7 @@ import pytest
 
 from lib import recipe
 from lib.command_line import parse
-from lib.config import to_dict
+from lib.config_tree import to_dict
 from tests import rank_checks
 from tests.tools import ROOT, SHORT, configured
 
@@ -21,7 +21,7 @@ sys.argv = sys.argv[1:]
 """
 TREES = """
 from lib import recipe
-from lib.config import to_dict
+from lib.config_tree import to_dict
 from tests import rank_checks
 print(json.dumps([to_dict(recipe.load(name).config) for name in recipe.names()]))
 print(json.dumps(to_dict(rank_checks.configuration("german_rag", "tiny", "/runs"))))

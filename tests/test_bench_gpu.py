@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib.bench import gpu, ours, rivals, rounds, shaped, text_rivals
-from lib.bench.flops import Work, flops_of, peak_of
+from lib.bench.flops import Work, flops_of
 from lib.bench.options import Options
 from lib.config_keys import with_values
 from lib.models import adapters, backbone
@@ -61,12 +61,6 @@ def test_flops_are_those_that_torch_counts(frozen: bool) -> None:
     work = Work(weights, 3, 32, False, frozen, np.array([20, 20]), words=50, num_logits=40)
     # rotary tables are products of 20 x 8 numbers
     assert counter.get_total_flops() == pytest.approx(flops_of(work), rel=2e-3)
-
-
-def test_a_peak_is_known_by_a_whole_name() -> None:
-    assert peak_of("NVIDIA H200") == peak_of("NVIDIA H100 80GB HBM3") == 989e12
-    assert peak_of("NVIDIA H100 PCIe") == 756e12 and peak_of("NVIDIA A40") == 149.7e12
-    assert peak_of("NVIDIA RTX A4000") is None and peak_of("") is None
 
 
 def parts_of(model: nn.Module) -> dict[str, tuple[str, torch.dtype, torch.Size]]:

@@ -152,9 +152,9 @@ def test_what_a_kill_left_behind_is_cleaned_and_never_counted(written: Path) -> 
 def test_nan_in_a_weight_is_never_saved(tmp_path: Path) -> None:
     bad = {"layer.weight": torch.tensor([1.0, float("nan")])}
     with pytest.raises(RepeatsError, match="layer.weight"):
-        Snapshot.of(bad, {})
+        Snapshot.of(bad.items(), ())
     huge = {"w": torch.full((10,), 3e38)}  # its sum overflows float32, and yet every number is finite
-    assert Snapshot.of(huge, huge).optimizer["w"].isfinite().all()
+    assert Snapshot.of(huge.items(), huge.items()).optimizer["w"].isfinite().all()
 
 
 KILLED_WRITE = """

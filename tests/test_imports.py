@@ -59,7 +59,14 @@ RANK_VARIABLES = (
 )
 DIST = [ROOT / "lib" / name for name in ("base/ranks.py", "process/dist.py", "process/world.py")]
 # Who speaks, writes or goes last asks whether it is rank 0; to all others every rank is the same.
-ASKING = {"scripts.train", "lib.run", "lib.job", "lib.tracking.tracker", "lib.evaluation.predictor"}
+ASKING = {
+    "scripts.train",
+    "lib.bench.arms",
+    "lib.run",
+    "lib.job",
+    "lib.tracking.tracker",
+    "lib.evaluation.predictor",
+}
 ASKING |= {"lib.evaluation.scoring", "lib.training.ddp", "lib.training.zero", "lib.training.loop"}
 NO_RANKS = ("lora_rank", "whole_on_each_rank")  # a matrix's; what holds for all of them
 ENGINE_VERBS = (

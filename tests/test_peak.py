@@ -16,14 +16,14 @@ from tests.tools import alone
     + [("Tesla T4", "bf16", None), ("Tesla T4", "fp32", 8.1), ("NVIDIA A41", "bf16", None)],
 )
 def test_the_peak_of_a_gpu_is_that_of_its_sheet(name: str, precision: str, tera: float | None) -> None:
-    found = peak.listed(name, replace(alone(), precision=precision))
+    found = peak.listed(name, precision)
     assert found == (None if tera is None else tera * 1e12)
 
 
 def test_float32_is_faster_where_tf32_was_turned_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    assert peak.listed("NVIDIA A100-SXM4-80GB", alone()) == 156e12
-    assert peak.listed("Tesla T4", alone()) == 8.1e12
+    assert peak.listed("NVIDIA A100-SXM4-80GB", "fp32") == 156e12
+    assert peak.listed("Tesla T4", "fp32") == 8.1e12
 
 
 def test_what_no_sheet_is_known_of_is_measured_on_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,11 +279,11 @@ def test_out_of_memory_saves_halves_the_budget_and_goes_on(
     honest = Ddp.forward
     calls = {"n": 0}
 
-    def short_of_memory(self: Ddp, batch: object, draw: int, last: bool) -> object:
+    def short_of_memory(self: Ddp, batch: object, turn: Turn) -> object:
         calls["n"] += 1
         if calls["n"] == 7:  # the second step (4 micro-batches a step)
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return honest(self, batch, draw, last)
+        return honest(self, batch, turn)
 
     monkeypatch.setattr(Ddp, "forward", short_of_memory)
     assert train(*flags) == 75

@@ -12,7 +12,6 @@ import torch
 
 from lib.training.loop import Parts, batches, compute, update
 from lib.training.progress import Progress
-from lib.training.unused import freeze_unused
 from lib.training.votes import agree
 from tests import rank_checks
 from tests.tools import wide_model

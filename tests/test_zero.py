@@ -10,8 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lib.command_line import parse
 from lib.launching.workers import launch
+from lib.models.placement import place
+from lib.training.unused import reached_on_paper
 from tests import warm
+from tests.rank_checks import configuration, encoded
 from tests.tools import ROOT, SHORT, STORIES, losses, only_run, run, wide_model
 from tests.zero_checks import RATE
 
@@ -28,8 +32,7 @@ OFFLOADED += ("zero3:--offload-params=cpu:--offload-optimizer=cpu",)
 ADAMW = ("ddp", "ddp:--reduce=ordered", *STRATEGIES, *OFFLOADED)
 ON_TWO = [f"adamw:{way}" for way in ADAMW] + [f"sgd:{way}" for way in ("ddp", *STRATEGIES)]
 IN_4_BITS = [f"nf4:{way}" for way in ("ddp", "zero2", "zero3")] + ["nf4bf16:ddp", "nf4bf16:zero3"]
-ON_THREE = [f"{part}adamw:{way}" for way in ("zero1", "zero2", "zero3") for part in ("", "stopped-")]
-ON_THREE += ["adamw:ddp:--reduce=ordered", "stopped-adamw:ddp:--reduce=ordered"]
+ON_THREE = [f"{part}adamw:{way}" for way in ("zero3", "ddp:--reduce=ordered") for part in ("", "stopped-")]
 Told = tuple[dict[str, Any], dict[str, torch.Tensor]]
 
 
@@ -101,7 +104,7 @@ def test_adamw_ends_at_the_weights_of_ddp_where_there_is_a_gradient(
             continue
         apart = (ours[name] - ddp[name]).abs()
         real = ddp[f"{name}/exp_avg_sq"].sqrt() > 1e-9  # the norm of the whole gradient is above 1
-        assert apart[real].max(initial=0) if real.sum() == 0 else apart[real].max() <= 0.1 * RATE, name
+        assert apart[real].amax() <= 0.1 * RATE if real.any() else True, name
         noise += int((~real).sum())
     assert noise < 0.03 * sum(tensor.numel() for tensor in weights(ddp).values())
 
@@ -111,7 +114,7 @@ def test_one_rank_has_the_numbers_of_two(told: Callable[[int, str], Told]) -> No
     assert farthest(told(3, "adamw:zero3"), told(2, "adamw:ddp"), "losses") <= 1e-6
 
 
-@pytest.mark.parametrize("way", ["zero1", "zero2", "zero3", "ddp:--reduce=ordered"])
+@pytest.mark.parametrize("way", ["zero3", "ddp:--reduce=ordered"])
 def test_a_stop_changes_no_bit_on_three_ranks(told: Callable[[int, str], Told], way: str) -> None:
     whole, stopped = told(3, f"adamw:{way}"), told(3, f"stopped-adamw:{way}")
     assert stopped[0] == whole[0]
@@ -123,7 +126,7 @@ def test_a_stop_changes_no_bit_on_three_ranks(told: Callable[[int, str], Told], 
 def test_an_adapter_on_a_base_in_4_bits_learns_the_same(told: Callable[[int, str], Told], way: str) -> None:
     ddp, ours = told(2, "nf4:ddp"), told(2, f"nf4:{way}")
     assert farthest(ours, ddp, "losses") <= 1e-6
-    assert all("lora" in name for name in ours[1]), "a checkpoint keeps what trains"
+    assert all("lora" in name or name.startswith("head.") for name in ours[1]), "what trains, and no more"
     # bf16 has 8 bits: a product differs by 2**-9 of it, and losses of 0.7 by no more
     if way == "zero3":
         assert farthest(told(2, "nf4bf16:zero3"), told(2, "nf4bf16:ddp"), "losses") <= 0.7 * 2**-7
@@ -141,7 +144,7 @@ def test_a_checkpoint_goes_from_strategy_to_strategy_and_number_to_number(tmp_pa
         words = ["--strategy", strategy, "--devices", ranks, *(("--stop-at", stop_at) if stop_at else ())]
         done = run(*common, str(tmp_path / "journey"), *words)
         assert done.returncode == code, done.stderr
-        assert "WARNING" not in done.stdout + done.stderr, "nothing of DeepSpeed's own"
+        assert "[WARNING]" not in done.stdout + done.stderr, "nothing of DeepSpeed's own"
     folder = only_run(tmp_path / "journey")
     assert losses(folder) == pytest.approx(losses(only_run(tmp_path / "ddp")), abs=1e-6)
     again = run(str(folder), script="evaluate.py")
@@ -150,3 +153,29 @@ def test_a_checkpoint_goes_from_strategy_to_strategy_and_number_to_number(tmp_pa
     assert exported.returncode == 0, exported.stderr
     files = sorted(path.suffix for path in (folder / "checkpoints").rglob("*") if path.is_file())
     assert set(files) <= {".safetensors", ".json", ".jinja", ".txt"}, "no pickle"
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "seq2seq"])
+def test_what_no_gradient_reaches_is_seen_without_computing(tmp_path: Path, kind: str) -> None:
+    """With dropout on and rows of different lengths; a model that no device could hold has no other way."""
+    name = {"encoder": "arena", "decoder": "boolq", "seq2seq": "science_exam"}[kind]
+    config = configuration(name, wide_model(tmp_path / "model", kind), str(tmp_path))
+    config = parse(config, ["--dropout", "0.1"], "test")
+    task, rows = encoded(name, config)
+    model = place(task.build(None), torch.device("cpu")).train()
+    batch = task.collate(rows, (0, 1, 2), one_call=True)
+    on_paper = {id(value) for value in reached_on_paper(model, batch, task.loss)}
+    assert model.training and all(value.grad is None for value in model.parameters())
+    task.loss(model(batch.inputs), batch).backward()
+    for where, value in model.named_parameters():
+        assert (id(value) in on_paper) == (value.grad is not None), where
+    assert ("pooler" in str([name for name, p in model.named_parameters() if p.grad is None])) == (
+        kind == "encoder"
+    )
+
+
+def test_one_process_alone_stops_and_goes_on(tmp_path: Path) -> None:
+    """Two runs in one process, one DeepSpeed after the other, without a launcher."""
+    done = run("arena", "--smoke", "--strategy", "zero2", "--runs-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "smoke: every part works" in done.stdout

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lib import recipe
 from lib.command_line import parse
 from lib.config import Config
 from lib.data.loader import Loader, Step, deal
@@ -23,12 +24,14 @@ from lib.models.placement import place
 from lib.process import dist
 from lib.process.world import World
 from lib.task import Task
+from lib.tasks import make as make_task
 from lib.training import optim, strategies
 from lib.training.engine import Engine, Turn
 from lib.training.optim import learning_rate
 from tests.rank_checks import configuration, encoded
 from tests.tools import STORIES
 
+ENCODED: dict[str, Any] = {}  # by recipe
 STEPS, STOPPED, FORGOTTEN, RATE = 20, 10, 7, 1e-4
 
 
@@ -63,12 +66,20 @@ def compute(engine: Engine, task: Task, rows: Any, step: Step, world: World) -> 
     return sum(row[0] for row in dist.gather_floats([losses])) / step.num_targets
 
 
+def rows_of(config: Config) -> tuple[Task, Any]:
+    """The task, and the rows as they were encoded for the first case."""
+    task = make_task(recipe.load(config.recipe), config)
+    if config.recipe not in ENCODED:
+        ENCODED[config.recipe] = encoded(config.recipe, config)[1]
+    return task, ENCODED[config.recipe]
+
+
 class Trial:
     """An engine, begun afresh or from what a snapshot kept, and what it trains on."""
 
     def __init__(self, config: Config, world: World, kept: Path | None = None) -> None:
         self.config, self.world = config, world.settled(config.optim.precision)
-        self.task, self.rows = encoded(config.recipe, config)
+        self.task, self.rows = rows_of(config)
         self.model: Any = place(self.task.build(None), strategies.home(config, world))
         tensors = load_file(kept) if kept else {}
         moments = {name: tensor for name, tensor in tensors.items() if "/" in name}

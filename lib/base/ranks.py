@@ -37,6 +37,11 @@ def of_environment() -> Ranks | None:
     return Ranks(rank, size, local_rank, local_size)
 
 
+def be_the_first() -> None:
+    """Let libraries that ask the environment (DeepSpeed) find the only process of a machine there."""
+    os.environ.setdefault(NAMES[2], "0")
+
+
 def refuse_several(program: str) -> None:
     """Raises ValueError for one of several workers of a program that runs alone."""
     ranks = of_environment()

@@ -12,6 +12,7 @@ from lib.bench import head, ours, rivals, shares, text_rivals, writing
 from lib.bench.setting import prepare
 from lib.bench.shaped import Shaped
 from lib.bench.shaped import prepare as prepare_shaped
+from lib.process import dist
 
 ARMS = {
     "ours": ours.train,
@@ -37,7 +38,8 @@ def main(order: dict[str, Any]) -> None:
         result = ARMS[order["arm"]](setting, order)
         if isinstance(setting, Shaped):
             result |= setting.work()
-    print(json.dumps(result | {"load": os.getloadavg()[0]}), flush=True)
+    if dist.env_is_main():
+        print(json.dumps(result | {"load": os.getloadavg()[0]}), flush=True)
 
 
 if __name__ == "__main__":

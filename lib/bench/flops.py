@@ -1,21 +1,9 @@
-"""What a training step must compute, and what a device can: the two sides of the share of its peak that is
-used (MFU). Here and nowhere else in the benchmarks."""
+"""What a training step must compute, by shapes alone, so that it counts for every arm of a benchmark
+(lib.models.flops counts what a run's own model is asked for)."""
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
-
-# FLOP/s of dense bf16 products with float32 sums, from the makers' sheets; where a sheet says twice as much
-# (1,979 of an H100), it means sparse matrices or 8 bits. The first of these names in a device's name counts.
-PEAKS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "A40": 149.7e12,
-    "4090": 165.2e12,
-}
 
 
 @dataclass(frozen=True)
@@ -46,9 +34,3 @@ def flops_of(work: Work) -> float:
     linear = work.weights * lengths.sum() + work.hidden * work.words * work.num_logits
     attention = 12 * work.layers * work.hidden * (lengths**2).sum() / (2 if work.causal else 1)
     return float(each * linear + attention)
-
-
-def peak_of(device_name: str) -> float | None:
-    """FLOP/s at most, of bf16. None: not known here."""
-    whole = (peak for name, peak in PEAKS.items() if re.search(rf"\b{name}\b", device_name))  # no A4000
-    return next(whole, None)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from lib.bench.flops import peak_of
 from lib.bench.models import BERT_LARGE, LLAMA_1B, LLAMA_8B
 from lib.bench.options import Options
 from lib.bench.rounds import BEST, Order, Results, arm, faster, heading, peak
+from lib.process.peak import listed
 
 LIMIT_S = 90.0  # an arm, its start included: six of them stay under ten minutes
 OURS, TRAINER = "this loop", "Trainer at its best"
@@ -123,7 +123,8 @@ def compare(subject: Subject, asked: Options, quantize: str, device: str | None)
             except RuntimeError as error:
                 why = "out of memory" if "OutOfMemoryError" in str(error) else str(error).splitlines()[-1]
                 print(f"  round {seed}, {name}: {why}", flush=True)
-    table({name: runs for name, runs in by_arm.items() if runs}, order["rows"], peak_of(device or ""))
+    most = listed(device or "", "bf16")
+    table({name: runs for name, runs in by_arm.items() if runs}, order["rows"], most)
 
 
 def _sizes(order: Order) -> str:

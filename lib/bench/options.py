@@ -11,8 +11,8 @@ class Options:
     what: Positional[
         Literal["arena", "boolq", "science_exam", "german_rag", "meta_review", "index", "strategies", "gpu"]
     ]
-    """What to measure: the training of a recipe, retrieval (index), memory by --strategy (strategies), or what a
-    GPU makes of large models in their real shapes (gpu: needs no data, no model and no network)."""
+    """What to measure: the training of a recipe, retrieval (index), memory by --strategy (strategies), or
+    what a GPU makes of large models in their real shapes (gpu: needs no data, no model and no network)."""
     data: str | None = None
     """The rows to train on, as for train.py; for index a file of passages. None: the recipe's sample; for
     german_rag and meta_review real rows in ../shared/data, where they are."""

@@ -12,6 +12,7 @@ from lib.bench.clock import WARM_UP_STEPS, Clock
 from lib.bench.setting import Setting
 from lib.data.ahead import Ahead, pinned
 from lib.data.loader import Loader, evaluation_batches
+from lib.models import frozen_weights
 from lib.models.language import log_probabilities
 from lib.models.placement import place
 from lib.process import dist
@@ -28,7 +29,9 @@ def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     """The loop's own parts: loader, engine, task."""
     config, task = setting.config, setting.task
     world = dist.setup(order["threads"]).settled(config.optim.precision)
-    model, costs = place(setting.model(), world.device), task.costs(setting.train)
+    model, costs = setting.model(), task.costs(setting.train)
+    frozen_weights.narrow(model, config)
+    model = place(model, world.device)
     engine = Ddp(model, config.optim, world)
 
     def costliest(budget: int) -> tuple[Batch, str]:

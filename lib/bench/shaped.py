@@ -19,7 +19,7 @@ from lib.config_keys import with_values
 from lib.data.rows import EncodedRow, Rows, pack
 from lib.models import adapters, backbone, offload
 from lib.tasks import make as make_task
-from lib.training.engine import freeze_unused
+from lib.training.unused import freeze_unused
 
 FIRST = 300  # ids below are the toy tokenizer's; each label has one of the first of them
 EVERY = 16  # such an id stands at every 16th place, so that there is something to learn

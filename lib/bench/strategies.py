@@ -12,9 +12,9 @@ from lib.bench.options import Options
 from lib.bench.rounds import arm, heading
 
 # BERT-base: 110 million numbers
-SHAPE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-# Bytes of a number that trains, on n ranks: weights, gradient and both moments in float32 are 16. The optimizer's
-# part of the weights is a copy of its own under zero1 and zero2.
+SHAPE: dict[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12}
+SHAPE |= {"num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": 30_522}
+# Bytes of a number that trains, on n ranks: weights, gradient and both moments in float32 are 16.
 FORMULAS = {
     "ddp": ("16", lambda n: 16),
     "zero1": ("8 + 8/n", lambda n: 8 + 8 / n),
@@ -37,15 +37,14 @@ def bert(folder: Path) -> str:
 
     from lib.models import tiny
 
-    transformers.BertConfig(**SHAPE, vocab_size=30_522).save_pretrained(folder)
+    transformers.BertConfig(**SHAPE).save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
     return str(folder)
 
 
 def memory(model: str, asked: Options) -> None:
-    print(
-        f"\n{'bytes a number, a rank':24}{'ranks':>6}{'formula':>12}{'at rest':>10}{'peak':>8}{'s a step':>10}"
-    )
+    columns = f"{'ranks':>6}{'formula':>12}{'at rest':>10}{'peak':>8}{'s a step':>10}"
+    print(f"\n{'bytes a number, a rank':24}{columns}")
     for strategy, (words, formula) in FORMULAS.items():
         for ranks in (1, 2):
             flags = ["--model", model, "--init", "random", "--strategy", strategy, "--max-length", "32"]
@@ -64,7 +63,7 @@ def ordered(asked: Options) -> None:
     """Rows a second of two ranks with sums of a fixed order, beside those with DDP's."""
     for words in ((), ("--lora-rank", "8")):
         ratios = []
-        for _ in range(asked.rounds):
+        for _ in range(asked.rounds or 3):
             flags = ["--model", "minilm", "--devices", "2", "--threads", "1", *words]
             fast, exact = (rows_per_s(train(asked, *flags, "--reduce", how)) for how in ("fast", "ordered"))
             ratios.append(fast / exact)

@@ -77,6 +77,7 @@ def setup(threads: int | None, stop: StopFlag | None = None, group_of_one: bool 
                 backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None
             )
     elif group_of_one:
+        ranks.be_the_first()
         torch_dist.init_process_group(backend, store=torch_dist.HashStore(), rank=0, world_size=1)
     backend = backend if mine.size > 1 else "no process group"
     return World(mine.rank, mine.size, device, backend, threads, stop)

@@ -61,18 +61,19 @@ class Peak:
 
 def of(world: World) -> Peak:
     """All ranks call it, and measure at the same time where they do: they share a machine."""
-    said = listed(torch.cuda.get_device_name(world.device), world) if world.device.type == "cuda" else None
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else ""
+    said = listed(name, world.precision)
     dist.barrier()
     mine = said or measured(world)
     everybody = sum(row[0] for row in dist.gather_floats([mine]))
     return Peak(everybody, "data sheet" if said else "measured")
 
 
-def listed(name: str, world: World) -> float | None:
-    """FLOP/s of one GPU of this name in the world's precision; None when no sheet is known."""
+def listed(name: str, precision: str) -> float | None:
+    """FLOP/s of one GPU of this name in bf16 or fp32; None when no sheet is known."""
     bf16, float32 = LISTED.get(name, (None, None))
-    tera = bf16 if world.precision == "bf16" else float32
-    if world.precision != "bf16" and bf16 and torch.get_float32_matmul_precision() != "highest":
+    tera = bf16 if precision == "bf16" else float32
+    if precision != "bf16" and bf16 and torch.get_float32_matmul_precision() != "highest":
         tera = bf16 / 2  # by TORCH_ALLOW_TF32_CUBLAS_OVERRIDE; TF32 has half the rate on all that know it
     return None if tera is None else tera * 1e12
 

@@ -17,7 +17,7 @@ from lib.process.world import World
 from lib.task import Task
 
 PACKAGES = (
-    *("torch", "transformers", "tokenizers", "safetensors", "peft", "bitsandbytes"),
+    *("torch", "transformers", "tokenizers", "safetensors", "peft", "bitsandbytes", "deepspeed"),
     *("datasets", "numpy", "scikit-learn"),
 )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lib import deepspeed_config
 from lib.config import Config
 from lib.process.world import World
 from lib.training.ddp import Ddp
@@ -24,6 +25,15 @@ def make(module: nn.Module, config: Config, world: World) -> Engine:
     return Zero(module, config, world)
 
 
+def in_words(config: Config) -> str:
+    """For the first lines of a run."""
+    compute = config.compute
+    words = [compute.strategy] + ["sums in order"] * (compute.reduce == "ordered")
+    words += [f"optimizer on {compute.offload_optimizer}"] * (compute.offload_optimizer != "none")
+    words += [f"weights on {compute.offload_params}"] * (compute.offload_params != "none")
+    return ", ".join(words)
+
+
 def check(config: Config) -> None:
     """Raises ValueError when what the strategy needs is not there."""
     compute = config.compute
@@ -33,6 +43,13 @@ def check(config: Config) -> None:
         raise ValueError(
             f"--strategy {compute.strategy} needs DeepSpeed: pip install deepspeed==0.19.8, or --strategy ddp"
         )
+    if compute.deepspeed_config is not None:
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+        try:
+            DeepSpeedZeroConfig(**deepspeed_config.merged(config, 1)["zero_optimization"])
+        except ValueError as error:
+            raise ValueError(f"--deepspeed-config {compute.deepspeed_config}: {error}") from error
     if "disk" in (compute.offload_optimizer, compute.offload_params):
         from deepspeed.ops.op_builder import AsyncIOBuilder
 

@@ -26,8 +26,11 @@ def reached_on_paper(model: nn.Module, batch: Any, loss: Loss) -> list[nn.Parame
     """The parameters that a gradient reaches, by a pass over shapes alone: nothing is computed and no memory
     taken, so the model may be larger than any device."""
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    training = model.training
+    model.eval()  # dropout would draw numbers
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         shapes: dict[str, Tensor] = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
         output = torch.func.functional_call(model, shapes, (batch.inputs,))
         loss(output, batch).backward()
+    model.train(training)
     return [value for name, value in model.named_parameters() if shapes[name].grad is not None]

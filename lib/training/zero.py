@@ -3,10 +3,11 @@ al. 2020, https://arxiv.org/abs/1910.02054).
 
 Weights that train, gradients and sums are in float32 as under ddp, and the optimizer is the same: what
 differs is where they are. Bytes of a number that trains, on n ranks: 8 + 8/n, 4 + 12/n, 16/n for the stages
-1, 2, 3, beside 16 under ddp.
+1, 2, 3, beside 16 under ddp; within a step DeepSpeed has some more (scripts/bench.py strategies).
 """
 
 import atexit
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from lib.training.unused import freeze_unused, reached_on_paper
 def _deepspeed() -> Any:
     import deepspeed
 
+    deepspeed.utils.logger.setLevel(logging.ERROR)  # it warns of torch's AdamW
     # an exchange between CPUs of its own, which a compiler would have to be there for
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
@@ -84,6 +86,8 @@ class Zero:
             optimizer=optim.make(self.module, self.config.optim),
             config=deepspeed_config.merged(self.config, self.world.size),
         )
+        if self.config.compute.offload_optimizer == "none":
+            zero_state.keep_weights_once(self.engine.optimizer, self.world.rank)
 
     def start(self, batch: Any, loss: Loss, optimizer: Mapping[str, Tensor] | None) -> None:
         if optimizer is not None:
