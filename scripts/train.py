@@ -60,4 +60,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exits.run(main))
+    exits.leave(exits.run(main))

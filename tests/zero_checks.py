@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib import recipe
+from lib.base import exits
 from lib.command_line import parse
 from lib.config import Config
 from lib.data.loader import Loader, Step, deal
@@ -144,4 +145,4 @@ def main(models: str, out: Path, cases: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))
+    exits.leave(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lib.base import exits
 from lib.bench import head, ours, rivals, shares, text_rivals, writing
 from lib.bench.setting import prepare
 from lib.bench.shaped import Shaped
@@ -44,3 +45,4 @@ def main(order: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))
+    exits.leave(exits.DONE)
