@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.bench.setting import Setting, prepare
+from lib.models import frozen_weights
 from lib.models.placement import place
 from lib.process import dist
 from lib.process.world import World
@@ -27,7 +28,9 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
         import deepspeed  # noqa: F401  its code is no part of the model
     trim()
     before = resident("VmRSS")
-    model: Any = place(setting.task.build(None), strategies.home(setting.config, world))
+    model: Any = setting.task.build(None)
+    frozen_weights.narrow(model, setting.config)
+    model = place(model, strategies.home(setting.config, world))
     engine = strategies.make(model, setting.config, world)
     size = sum(parameter.numel() for parameter in model.parameters())
     answer = steps(engine, setting, world)
