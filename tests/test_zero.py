@@ -16,7 +16,7 @@ from lib.models.placement import place
 from lib.training.unused import reached_on_paper
 from tests import warm
 from tests.rank_checks import configuration, encoded
-from tests.tools import ROOT, SHORT, STORIES, losses, only_run, run, wide_model
+from tests.tools import ROOT, SHORT, STORIES, losses, only_run, run, weights_hash, wide_model
 from tests.zero_checks import RATE
 
 pytest.importorskip("deepspeed", reason="deepspeed is not installed")
@@ -179,3 +179,23 @@ def test_one_process_alone_stops_and_goes_on(tmp_path: Path) -> None:
     done = run("arena", "--smoke", "--strategy", "zero2", "--runs-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "smoke: every part works" in done.stdout
+
+
+@pytest.mark.faults
+def test_moments_on_a_disk_go_on_bit_for_bit_and_leave_nothing_there(tmp_path: Path) -> None:
+    """DeepSpeed compiles a kernel for it, minutes the first time."""
+    builder = pytest.importorskip("deepspeed.ops.op_builder").AsyncIOBuilder()
+    if not builder.is_compatible():
+        pytest.skip("no libaio, or no compiler")
+    model, disk = wide_model(tmp_path / "model"), tmp_path / "disk"
+    disk.mkdir()
+    words = ["arena", *SHORT, "--model", model, "--init", "random", "--devices", "2", "--strategy", "zero3"]
+    words += ["--offload-optimizer", "disk", "--offload-dir", str(disk), "--runs-dir"]
+    for stop_at, folder, code in ((None, "whole", 0), ("3", "parts", 75), (None, "parts", 0)):
+        more = ("--stop-at", stop_at) if stop_at else ()
+        done = run(*words, str(tmp_path / folder), *more, timeout=900)
+        assert done.returncode == code, done.stderr
+        assert not list(disk.iterdir())
+    whole, parts = only_run(tmp_path / "whole"), only_run(tmp_path / "parts")
+    assert losses(parts) == losses(whole)
+    assert weights_hash(parts, 6) == weights_hash(whole, 6)

@@ -91,10 +91,15 @@ def load(optimizer: Any, module: nn.Module, tensors: Mapping[str, Tensor], rank:
     if not tensors:  # saved before the first step
         return
     step = next(value for key, value in tensors.items() if key.endswith("/step"))
-    for share in _shares(optimizer):
+    for number, share in enumerate(_shares(optimizer)):
+        on_disk = _is_stage_3(optimizer) and optimizer._swappable_optimizer_subgroup(number)
+        if on_disk:
+            optimizer._optimizer_states_and_gradient_swap_in(number)
         state = optimizer.optimizer.state[share]
         state["step"] = step.to(share.device, copy=True)
         state.update({kind: torch.zeros_like(share) for kind in MOMENTS})
+        if on_disk:
+            optimizer._optimizer_states_and_gradient_swap_out(number)
     _link(optimizer)
     for name, parameter in _trained(module):
         for kind in MOMENTS:
