@@ -151,8 +151,8 @@ class AdapterConfig:
     """Other alphas for some layers: name or regular expression, alpha."""
     quantize: Literal["none", "nf4", "fp4", "int8"] = "none"
     """Keep the frozen backbone in 4 or 8 bits (bitsandbytes; nf4 and fp4 with double quantization)."""
-    base_precision: Literal["auto", "fp32"] = "auto"
-    """What LoRA's frozen backbone is kept in. auto: bf16 where products are taken in bf16."""
+    base_precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """What LoRA's frozen backbone is kept in. auto: bf16 on GPUs where products are in bf16, else fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)

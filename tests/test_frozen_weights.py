@@ -40,7 +40,11 @@ def gpt2(folder: Path) -> str:
 def configured(kind: str, folder: Path, *words: str) -> Config:
     model = gpt2(folder) if kind == "gpt2" else wide_model(folder, kind)
     flags = [*SHORT, "--model", model, "--lora-rank", "4", "--quantize", "none", "--dropout", "0"]
-    config = parse(recipes.load(KINDS[kind]).config, [*flags, "--precision", "bf16", *words], "test")
+    config = parse(
+        recipes.load(KINDS[kind]).config,
+        [*flags, "--precision", "bf16", "--base-precision", "bf16", *words],
+        "test",
+    )
     # noise will do here: what counts is how it is kept
     return dataclasses.replace(config, model=dataclasses.replace(config.model, init="random"))
 
@@ -125,6 +129,7 @@ def test_a_run_records_it_and_scores_and_exports_the_same(tmp_path: Path) -> Non
     wide_model(model, "decoder")
     save_random(model)
     words = [*SHORT, "--model", str(model), "--lora-rank", "4", "--quantize", "none", "--precision", "bf16"]
+    words += ["--base-precision", "bf16"]
     done = run("boolq", *words, "--runs-dir", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
     folder = only_run(tmp_path / "runs")
@@ -136,7 +141,7 @@ def test_a_run_records_it_and_scores_and_exports_the_same(tmp_path: Path) -> Non
     assert exported.returncode == 0, exported.stderr
     best = next((folder / "checkpoints").glob("step-*"))
     run_folder = resume.RunFolder(folder)
-    assert resume.as_trained(run_folder, best).adapter.base_precision == "auto"
+    assert resume.as_trained(run_folder, best).adapter.base_precision == "bf16"
     del record["base_precision"]  # a run from before: its base was in float32
     (folder / "run.json").write_text(json.dumps(record))
     assert resume.as_trained(run_folder, best).adapter.base_precision == "fp32"

@@ -29,7 +29,7 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
     trim()
     before = resident("VmRSS")
     model: Any = setting.task.build(None)
-    frozen_weights.narrow(model, setting.config)
+    frozen_weights.narrow(model, frozen_weights.settled(setting.config, world.device))
     model = place(model, strategies.home(setting.config, world))
     engine = strategies.make(model, setting.config, world)
     size = sum(parameter.numel() for parameter in model.parameters())

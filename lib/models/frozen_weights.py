@@ -6,6 +6,7 @@ taken in float32 (texts, checks) the rounded weights take part in them.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,11 +38,20 @@ class FrozenConv1D(Conv1D):
 KINDS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: FrozenLinear, Conv1D: FrozenConv1D}
 
 
+def settled(config: Config, device: torch.device, recorded: str | None = None) -> Config:
+    """With what the base is kept in instead of auto; `recorded`: as the run began. On a CPU float32 weights
+    are a file's own pages, and copies in bfloat16 took twice the memory (183 million numbers, LoRA 8)."""
+    asked = config.adapter.base_precision
+    chosen = recorded or (("bf16" if device.type == "cuda" else "fp32") if asked == "auto" else asked)
+    adapter = replace(config.adapter, base_precision=chosen)  # type: ignore[arg-type]
+    return replace(config, adapter=adapter)
+
+
 def wanted(config: Config) -> bool:
     """Is this experiment's frozen base in bfloat16? That of LoRA; one in few bits stays as it is."""
     adapter = config.adapter
     in_full = bool(adapter.lora_rank) and adapter.quantize == "none"
-    return in_full and config.optim.precision == "bf16" and adapter.base_precision == "auto"
+    return in_full and config.optim.precision == "bf16" and adapter.base_precision == "bf16"
 
 
 def _layers(backbone: Any) -> Iterator[tuple[str, Any]]:

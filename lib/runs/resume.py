@@ -191,10 +191,8 @@ def as_trained(folder: RunFolder, best: Path) -> Config:
     budget = budget or checkpoint.read_state(best)["token_budget"]
     optim = {"precision": before["environment"]["precision"], "token_budget": budget}
     config = settled(folder.config(), before.get("model_commit"), **optim)
-    if before.get("base_precision") == "bf16":
-        return config
-    # also of runs from before there was a choice
-    return replace(config, adapter=replace(config.adapter, base_precision="fp32"))
+    kept = before.get("base_precision", "fp32")  # of runs from before there was a choice
+    return replace(config, adapter=replace(config.adapter, base_precision=kept))  # type: ignore[arg-type]
 
 
 def settled(config: Config, model_commit: str | None, **optim: Any) -> Config:
