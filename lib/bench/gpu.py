@@ -97,7 +97,7 @@ def main(asked: Options) -> None:
         )
     quantize = "nf4" if importlib.util.find_spec("bitsandbytes") else "none"
     if quantize == "none":
-        print("bitsandbytes is missing: LoRA on a base in float32 (this loop) and bf16 (Trainer), NOT in NF4")
+        print("bitsandbytes is missing: LoRA on a base in bf16 (float32 in this loop on a CPU), NOT in NF4")
     has_peft = importlib.util.find_spec("peft") is not None
     for subject in SUBJECTS:
         if subject.frozen and not has_peft:
