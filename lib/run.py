@@ -1,5 +1,6 @@
 """The table of contents: every piece of a run is made and joined here and nowhere else."""
 
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -24,21 +25,18 @@ from lib.evaluation import scoring
 from lib.evaluation.predictor import Predictor
 from lib.evaluation.trained import TrainedRun
 from lib.job import Job
-from lib.models import adapters, backbone, flops, frozen_weights, padding
-from lib.models.freezing import frozen_names
+from lib.models import flops, frozen_weights, padding
 from lib.models.heads import Encoder
-from lib.models.placement import place
-from lib.process import dist, peak
+from lib.process import dist
 from lib.process.signals import StopFlag
 from lib.process.world import World
 from lib.recipe import Recipe, Scores
 from lib.reports import summary
 from lib.reports.report import write_report
-from lib.runs import record, resume
+from lib.runs import of_model, record, resume
 from lib.runs.folder import RunFolder
 from lib.runs.prepare import Prepared, prepare
 from lib.runs.reading import Read, Reader
-from lib.runs.record import base_fingerprint
 from lib.task import Task
 from lib.tasks import make as make_task
 from lib.tracking.tracker import Tracker, clock
@@ -123,6 +121,7 @@ def _to_the_end(job: Job, encoded: Encoded, begin: Path | None) -> None:
         progress = Progress.of_state(checkpoint.read_state(begin)) if begin else Progress()
         progress = loop.train(parts, progress)
         job = parts.job  # its token budget may be smaller
+        parts.engine.end()
         del parts  # the trained model, its gradients and moments: the best one needs the room
         memory.give_back(job.world.device)
         _finish(job, encoded, progress)
@@ -138,28 +137,31 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     model: Any = task.build(begin)
     if config.compute.gradient_checkpointing:
         model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-    if isinstance(model, Encoder):
-        longest = rows.sequences_of(int(rows.longest_by_row().argmax()))[0]
-        padding.refuse_mixing(model, task.described, longest, text.specials_of(task.tokenizer).pad)
-    dist.on_main(lambda: _record_weights(job, model, task, fresh=begin is None))
+    dist.on_main(lambda: of_model.record_weights(job, model, task, fresh=begin is None))
     frozen_weights.narrow(model, config)
-    model = place(model, strategies.home(config, world))
+    model = strategies.place(model, config, world)
     if dist.any_rank(world.stop.requested):
         raise StoppedError("stopped while the model was loaded; the same command goes on")
     shortest = task.collate(rows, (int(rows.longest_by_row().argmin()),))
-    flops_of_each = flops.of_each(model, shortest.to(strategies.home(config, world)).inputs, world)
-    most = _peak(job)
+    paper = strategies.shared_out(config)
+    if not paper:
+        shortest = shortest.to(world.device)
+        _refuse_mixing(model, task, rows)
+    flops_of_each, most = flops.of_each(model, shortest.inputs, world, paper), of_model.peak_flops(job)
     engine = strategies.make(model, config, world)
     job = _fit(job, engine, task, rows)
-    _describe(job, model)
+    if paper:
+        with engine.whole():
+            _refuse_mixing(model, task, rows)
+    of_model.describe(job, model)
     for part in model.called() if config.compute.compile else ():
         part.compile(dynamic=True)
     moments = safetensors.torch.load_file(begin / "optimizer.safetensors") if begin else None
     engine.start(shortest.to(world.device), task.loss, moments)
     predictor = Predictor(task, model, world, job.config.optim.token_budget)
     if begin is None:
-        with engine.whole():
-            _answer_before(job, encoded, predictor)
+        with engine.whole() as whole:
+            _answer_before(job, encoded, predictor.among(whole))
     evaluate = _evaluation(job, encoded, predictor, engine)
 
     loader = Loader(task.costs(rows), job.config.optim)
@@ -167,21 +169,19 @@ def _assemble(job: Job, encoded: Encoded, begin: Path | None) -> loop.Parts:
     return loop.Parts(job, task, engine, rows, loader, writer, evaluate, flops_of_each, most)
 
 
-def _peak(job: Job) -> float:
-    """FLOP/s of all ranks together; what was found before on the same hardware stays, so that all steps there
-    are shares of one number."""
-    hardware = f"{job.world}, {job.world.precision}"
-    known: dict[str, Any] = dist.on_main(lambda: job.folder.record().get("peaks", {}))
-    if hardware not in known:
-        known[hardware] = asdict(peak.of(job.world))
-        job.write_record(peaks=known)
-    return known[hardware]["flops_per_s"]
+def _refuse_mixing(model: nn.Module, task: Task, rows: Rows) -> None:
+    if isinstance(model, Encoder):
+        longest = rows.sequences_of(int(rows.longest_by_row().argmax()))[0]
+        padding.refuse_mixing(model, task.described, longest, text.specials_of(task.tokenizer).pad)
 
 
 def _answer_before(job: Job, encoded: Encoded, predictor: Predictor) -> None:
     """What the model says before it is trained: of the probes, and of the test rows where it writes texts."""
     task = job.config.task
     splits = [PROBES] if job.recipe.probes else []
+    if isinstance(task, CompleteConfig) and predictor.together:
+        job.tracker.say("no texts before training and within it: the whole model has no room on a device")
+        return
     if isinstance(task, CompleteConfig) and task.base_texts:
         job.tracker.say("the test rows before training (--no-base-texts leaves them out)")
         splits.append("test")
@@ -200,23 +200,11 @@ def _evaluation(job: Job, encoded: Encoded, predictor: Predictor, engine: Engine
     written = scoring.some(rows, task.eval_generate) if isinstance(task, CompleteConfig) else None
 
     def evaluate() -> Scores:
-        with engine.whole():
-            predictions = predictor.predict(rows, written)
+        with engine.whole() as whole:
+            predictions = predictor.among(whole).predict(rows, written)
         return recipe.score(scoring.kept(predictions, words, recipe) if texts else predictions)
 
     return evaluate
-
-
-def _record_weights(job: Job, model: nn.Module, task: Task, fresh: bool) -> None:
-    """Keep the fingerprints of the weights that a run begins with. Raises CheckError when those that no
-    checkpoint keeps (a frozen base) are not what they were."""
-    if fresh:
-        fingerprints = base_fingerprint(model, task)
-        kept = "bf16" if frozen_weights.wanted(job.config) else "fp32"
-        weights = backbone.fingerprint(model.state_dict())
-        job.folder.write_record(weights=weights, base=fingerprints.get("base"), base_precision=kept)
-    else:
-        resume.check_base(job.folder, model, task)
 
 
 def _fit(job: Job, engine: Engine, task: Task, rows: Rows) -> Job:
@@ -243,23 +231,14 @@ def _costliest(task: Task, rows: Rows, one_call: bool) -> MakeBatch:
     return make
 
 
-def _describe(job: Job, model: nn.Module) -> None:
-    size, adapter, say = adapters.count(model), job.config.adapter, job.tracker.say
-    job.write_record(parameters=size)
-    kept = job.world.precision
-    kept += f", LoRA of rank {adapter.lora_rank}" if adapter.lora_rank else ""
-    kept += f" on a base in {adapter.quantize}" if adapter.quantize != "none" else ""
-    say(
-        f"model {job.config.model.model}: {size['trainable']:,} of {size['total']:,} parameters train, "
-        f"{size['bytes'] / 2**20:,.0f} MiB of weights, {kept}"
-    )
-    if adapter.quantize != "none" and job.world.device.type == "cpu":
-        say("products with quantized weights are slow on a CPU; --quantize none is faster there")
-    if frozen := frozen_names(model):
-        say(f"frozen: {', '.join(frozen)}")
-    dropout = job.config.model.attention_dropout
-    why = "" if dropout else " (0 keeps CPU attention on its fast path)"
-    say(f"attention dropout {dropout:g}{why}")
+def _last_predictor(run: TrainedRun, job: Job) -> Predictor:
+    """The best model, whole on each device; where it has no room there, block by block from the disk."""
+    size = 4 * job.folder.record()["parameters"]["total"]
+    if not strategies.shared_out(job.config) or memory.has_room(size, job.world.device):
+        return run.predictor(job.world)
+    job.tracker.say("the model has no room on a device: its weights are read from the disk, block by block")
+    with tempfile.TemporaryDirectory() as index:
+        return run.predictor(job.world, Path(index))
 
 
 def _finish(job: Job, encoded: Encoded, progress: Progress) -> None:
@@ -273,7 +252,7 @@ def _finish(job: Job, encoded: Encoded, progress: Progress) -> None:
     run = TrainedRun(folder, best, job.config, job.recipe)
     splits = ("validation", "test", *([PROBES] if job.recipe.probes else []))
     rows, examples = {split: encoded.rows(split) for split in splits}, encoded.examples()
-    scores = scoring.score(run, run.predictor(job.world), rows, examples, folder)
+    scores = scoring.score(run, _last_predictor(run, job), rows, examples, folder)
     if not job.world.is_main:
         return
     write_json(folder.path / "scores.json", scores)

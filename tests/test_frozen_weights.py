@@ -14,7 +14,7 @@ from lib.command_line import parse
 from lib.config import Config
 from lib.data import rows as encoded_rows
 from lib.models import frozen_weights
-from lib.models.placement import place
+from lib.models.placement import place, settle
 from lib.runs import resume
 from lib.tasks import make as make_task
 from tests.tools import SHORT, only_run, run, save_random, wide_model
@@ -59,6 +59,11 @@ def made(config: Config) -> tuple[Any, Any, Any]:
     return task, task.build(None), task.collate(rows, tuple(range(6)))
 
 
+def narrow(model: Any, config: Config) -> None:
+    frozen_weights.narrow(model, config)
+    settle(model, torch.device("cpu"))
+
+
 def step(task: Any, model: Any, batch: Any) -> list[torch.Tensor]:
     """The loss and all gradients, under bf16."""
     model.zero_grad()
@@ -76,7 +81,7 @@ def test_a_step_under_bf16_is_the_same_to_the_bit(tmp_path: Path, kind: str) -> 
     model = place(model, torch.device("cpu")).train()
     before = step(task, model, batch)
     size = sum(p.numel() * p.element_size() for p in model.backbone.parameters())
-    frozen_weights.narrow(model, config)
+    narrow(model, config)
     after = step(task, model, batch)
     assert len(before) == len(after) > 8
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
@@ -90,12 +95,12 @@ def test_products_in_float32_have_the_rounded_weights(tmp_path: Path, kind: str)
     config = configured(kind, tmp_path / "model")
     task, model, batch = made(config)
     _, other, _ = made(config)
-    frozen_weights.narrow(model, config)
+    narrow(model, config)
     frozen_weights.round_off(other, config)
     with torch.inference_mode():
-        narrow, rounded = (each.eval()(batch.inputs) for each in (model, other))
+        outputs = [each.eval()(batch.inputs) for each in (model, other)]
     flat = [torch.cat([part.flatten().float() for part in (out if isinstance(out, tuple) else [out])])
-            for out in (narrow, rounded)]  # fmt: skip
+            for out in outputs]  # fmt: skip
     assert torch.equal(*flat)
     names = frozen_weights.names(made(config)[1].backbone)
     there = {name for name, value in model.backbone.state_dict().items() if value.dtype == torch.bfloat16}
@@ -105,7 +110,7 @@ def test_products_in_float32_have_the_rounded_weights(tmp_path: Path, kind: str)
 def test_what_trains_tables_norms_and_what_a_family_keeps_stay_in_float32(tmp_path: Path) -> None:
     config = configured("seq2seq", tmp_path / "model")
     _, model, _ = made(config)
-    frozen_weights.narrow(model, config)
+    narrow(model, config)
     for name, value in model.named_parameters():
         wide = value.requires_grad or any(part in name for part in ("shared", "norm", ".wo.", "relative"))
         assert value.dtype == (torch.float32 if wide else torch.bfloat16) or "lm_head" in name, name
@@ -120,7 +125,7 @@ def test_it_stays_in_float32_where_products_are_or_somebody_says_so(
 ) -> None:
     config = configured("encoder", tmp_path / "model", *words)
     _, model, _ = made(config)
-    frozen_weights.narrow(model, config)
+    narrow(model, config)
     assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 

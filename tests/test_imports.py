@@ -19,7 +19,7 @@ LAYERS = (
     ("lib.launching.start",),
     ("lib.run", "lib.export", "lib.launching"),
     ("lib.evaluation",),
-    ("lib.evaluation.trained", "lib.runs.prepare"),
+    ("lib.evaluation.trained", "lib.runs.prepare", "lib.runs.of_model"),
     ("lib.runs.reading", "lib.evaluation.predictor"),
     ("lib.tasks",),
     ("lib.training.loop", "lib.training.votes"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lib import recipe as recipes
+from lib.base import tensor_file
 from lib.config import Config, DataConfig, ModelConfig
 from lib.data.amounts import Amounts
 from lib.data.collate import Grouped, TokenGroup
@@ -200,7 +201,7 @@ def test_a_saved_model_comes_back_bit_for_bit(
     together = grouped([40, 7, 23, 24])
     with torch.inference_mode():
         assert torch.equal(model(together), again(together))
-    assert backbone.fingerprint(again.state_dict()) == backbone.fingerprint(model.state_dict())
+    assert tensor_file.fingerprint(again.state_dict()) == tensor_file.fingerprint(model.state_dict())
 
 
 @pytest.mark.parametrize("family", dict.fromkeys([*FAMILIES, *ROBERTA_LIKE]))
@@ -455,7 +456,7 @@ def test_random_weights_follow_the_seed_and_pretrained_ones_do_not(folder_of: Ca
     described = backbone.describe(ModelConfig(model=str(folder_of("bert"))), "encoder")
 
     def weights(init: Any, seed: int) -> str:
-        return backbone.fingerprint(
+        return tensor_file.fingerprint(
             backbone.load(described, ModelConfig(init=init), "encoder", seed).state_dict()
         )
 

@@ -21,7 +21,6 @@ from lib.command_line import parse
 from lib.config import Config
 from lib.data.loader import Loader, Step, deal
 from lib.evaluation.predictor import Predictor
-from lib.models.placement import place
 from lib.process import dist
 from lib.process.world import World
 from lib.task import Task
@@ -81,7 +80,7 @@ class Trial:
     def __init__(self, config: Config, world: World, kept: Path | None = None) -> None:
         self.config, self.world = config, world.settled(config.optim.precision)
         self.task, self.rows = rows_of(config)
-        self.model: Any = place(self.task.build(None), strategies.home(config, world))
+        self.model: Any = strategies.place(self.task.build(None), config, world)
         tensors = load_file(kept) if kept else {}
         moments = {name: tensor for name, tensor in tensors.items() if "/" in name}
         self.model.load_state_dict(

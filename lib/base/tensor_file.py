@@ -1,8 +1,10 @@
-"""Tensors -> a safetensors file, without copying them and without holding the interpreter."""
+"""Tensors -> a safetensors file, without copying them and without holding the interpreter; and what they are
+known by."""
 
+import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +44,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors.values():
             file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def fingerprint(weights: Mapping[str, Tensor], names: Iterable[str] | None = None) -> str:
+    """sha256 over weights and their names: all of them, or those with `names`."""
+    digest = hashlib.sha256()
+    for name in sorted(weights if names is None else names):
+        digest.update(name.encode())
+        # flat: a single number has no dimension that could be seen as bytes
+        weight = weights[name].detach().cpu()
+        # as training has it, whatever its file has; a number of 8 bits or fewer is part of a quantized weight
+        weight = weight.float() if weight.is_floating_point() and weight.itemsize > 1 else weight
+        digest.update(weight.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

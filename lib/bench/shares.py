@@ -9,7 +9,6 @@ from typing import Any
 
 from lib.bench.setting import Setting, prepare
 from lib.models import frozen_weights
-from lib.models.placement import place
 from lib.process import dist
 from lib.process.world import World
 from lib.training import strategies
@@ -30,7 +29,7 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
     before = resident("VmRSS")
     model: Any = setting.task.build(None)
     frozen_weights.narrow(model, frozen_weights.settled(setting.config, world.device))
-    model = place(model, strategies.home(setting.config, world))
+    model = strategies.place(model, setting.config, world)
     engine = strategies.make(model, setting.config, world)
     size = sum(parameter.numel() for parameter in model.parameters())
     answer = steps(engine, setting, world)

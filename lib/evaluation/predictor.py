@@ -26,6 +26,13 @@ class Predictor:
 
     def __init__(self, task: Task, model: nn.Module, world: World, token_budget: int) -> None:
         self.task, self.model, self.world, self.token_budget = task, model, world, token_budget
+        self.together = False
+        """Ranks share the weights out and call each part of the model at once (lib.training.engine)."""
+
+    def among(self, whole: bool) -> "Predictor":
+        """The same, for ranks that each hold the whole model or that compute together."""
+        self.together = not whole
+        return self
 
     def stream(self, rows: Rows, batches: list[MicroBatch], answer: Answer) -> Iterator[list[Prediction]]:
         """The predictions of one batch of each rank at a time, on every rank. Every rank makes the same
@@ -46,13 +53,13 @@ class Predictor:
 
     def predict(self, rows: Rows, texts: Sequence[int] | None = None) -> list[Prediction]:
         """One record a row, in the order of `rows`, on every rank. Where the task writes texts, those of the
-        rows `texts` are written (None: of all)."""
+        rows `texts` are written (None: of all; of none where ranks must compute together)."""
         by_id = {identity: Prediction(id=identity) for identity in rows.ids}
         if not self.task.writes or (rows.labels != NO_LABEL).any():
             batches = evaluation_batches(self.task.costs(rows), self.token_budget)
             self._collect(by_id, self.stream(rows, batches, self.answer), len(rows), "rows predicted")
         which = range(len(rows)) if texts is None else texts
-        if self.task.writes and len(which):
+        if self.task.writes and len(which) and not self.together:
             self._collect(by_id, self.texts(rows, which), len(which), "texts written")
         return list(by_id.values())
 
@@ -74,9 +81,9 @@ class Predictor:
         assert len(seen) == num_rows, "every row exactly once"
 
     def answer(self, rows: Rows, indices: tuple[int, ...]) -> list[Prediction]:
-        """One record for each of the rows of one batch, on this rank alone."""
-        batch = self.task.collate(rows, indices).to(self.world.device)
-        with torch.inference_mode(), self.world.autocast():
+        """One record for each of the rows of one batch."""
+        batch = self.task.collate(rows, indices, self.together).to(self.world.device)
+        with torch.no_grad() if self.together else torch.inference_mode(), self.world.autocast():
             answers = self.task.predict(self.model, batch)
         return _named(rows, indices, answers)
 

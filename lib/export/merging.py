@@ -11,7 +11,10 @@ from torch import nn
 
 from lib.evaluation.trained import TrainedRun
 from lib.models import adapters, backbone, frozen_weights
+from lib.models.placement import settle
 from lib.task import Task
+
+CPU = torch.device("cpu")
 
 
 def whole(model: Any, run: TrainedRun, task: Task, full: bool) -> Any:
@@ -19,10 +22,12 @@ def whole(model: Any, run: TrainedRun, task: Task, full: bool) -> Any:
     one the weights that its bits stand for, or with `full` those they were made from. peft's own merge into 4
     bits would round once more, so bits are written out first and the adapter is added in float32."""
     merged, config, adapter = model.backbone, run.config, run.config.adapter
+    settle(merged, CPU)
     if not full:
         frozen_weights.round_off(model, config)
     if adapter.quantize != "none":
-        plain = backbone.load(task.described, config.model, task.kind, config.optim.seed)
+        loaded = backbone.load(task.described, config.model, task.kind, config.optim.seed)
+        plain = settle(loaded, CPU)
         if not full:
             _write_out_bits(adapters.plain(merged), plain)
         merged = plain

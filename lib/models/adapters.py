@@ -107,8 +107,11 @@ def add(backbone: nn.Module, adapter: AdapterConfig, seed: int) -> Any:
     import peft
 
     _check(adapter, backbone)
+    for name, module in backbone.named_modules():
+        if any(f".{name}".endswith(f".{word}") for word in adapter.lora_save):
+            module.float()  # peft copies it, and the copy trains
     try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with _looking_wide(backbone), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # a matter of peft's
             torch.manual_seed(seed)
             return peft.get_peft_model(backbone, lora_config(adapter, backbone))
@@ -117,6 +120,20 @@ def add(backbone: nn.Module, adapter: AdapterConfig, seed: int) -> Any:
             f"--lora-targets {' '.join(adapter.lora_targets)}: {first_line(error).rstrip('.')}; the "
             f"layers of this model are {', '.join(_linear_names(backbone))}"
         ) from error
+
+
+@contextmanager
+def _looking_wide(backbone: nn.Module) -> Iterator[None]:
+    """peft gives new matrices the type of the layer they stand at, which would round them where a file has 16
+    bits: inside, such weights are one number in float32 that is seen as many."""
+    before = [(p, p.data) for p in backbone.parameters() if p.dtype in (torch.bfloat16, torch.float16)]
+    for parameter, weight in before:
+        parameter.data = torch.zeros((), device=weight.device).expand(weight.shape)
+    try:
+        yield
+    finally:
+        for parameter, weight in before:
+            parameter.data = weight
 
 
 def _check(adapter: AdapterConfig, backbone: Any) -> None:
@@ -221,11 +238,13 @@ def _adapter_state(backbone: Any, state: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 def count(model: nn.Module) -> dict[str, int]:
-    """Trainable and all parameters, and the bytes of all. Two weights of 4 bits share a byte."""
+    """Trainable and all parameters, and the bytes of all. Two weights of 4 bits share a byte; of some, this
+    rank may hold its share alone."""
     sizes = {"trainable": 0, "total": 0, "bytes": 0}
     for parameter in model.parameters():
-        shape = getattr(getattr(parameter, "quant_state", None), "shape", parameter.shape)
+        stored = getattr(parameter, "ds_shape", parameter.shape)
+        shape = getattr(getattr(parameter, "quant_state", None), "shape", stored)
         sizes["total"] += shape.numel()
         sizes["trainable"] += shape.numel() * parameter.requires_grad
-        sizes["bytes"] += parameter.numel() * parameter.element_size()
+        sizes["bytes"] += stored.numel() * parameter.element_size()
     return sizes

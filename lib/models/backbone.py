@@ -4,23 +4,25 @@ checkpoint.
 Weights are safetensors only and no code of a model repository is ever run.
 """
 
+import copy
 import difflib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import nn
 
 from lib.base import hub
 from lib.config import ModelConfig
 from lib.data.text import prepare_tokenizer
-from lib.models import source, tiny
+from lib.models import mapped, source, tiny
 
 DROPOUTS = (
     "hidden_dropout_prob",
@@ -168,7 +170,8 @@ def _where(at: str, commit: str | None, revision: str) -> dict[str, Any]:
 def load(
     described: Described, model: ModelConfig, kind: Kind, seed: int, quantization: Any = None
 ) -> nn.Module:
-    """The backbone with float32 weights (or as `quantization` says), in training mode."""
+    """The backbone with weights as its files have them (or as `quantization` says, or new ones in float32).
+    Raises ValueError for a model that is not whole."""
     import transformers
 
     # what it says of unused weights is checked below, in our words
@@ -177,6 +180,8 @@ def load(
     torch.manual_seed(seed)
     if model.init == "random" or not described.source:
         return random(described, kind)
+    if quantization is None and (backbone := _mapped(described, kind)) is not None:
+        return backbone
     try:
         with source.alone(described.source) as at:
             backbone, info = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(
@@ -216,6 +221,14 @@ def load(
     return backbone
 
 
+def _mapped(described: Described, kind: Kind) -> nn.Module | None:
+    """None for what transformers must put together, or say something about."""
+    try:
+        return mapped.load(lambda: random(described, kind), files(described))
+    except (OSError, ValueError, SafetensorError):
+        return None
+
+
 def _converted(described: Described) -> str:
     """What to type for a hub model that has pickles only, where the hub's own bot has converted it."""
     revision = None
@@ -242,8 +255,9 @@ def random(described: Described, kind: Kind) -> nn.Module:
     """The backbone with new float32 weights, on torch's default device."""
     import transformers
 
+    config = copy.deepcopy(described.config)  # a model writes into its own, which attention it uses for one
     try:
-        return getattr(transformers, AUTO_CLASSES[kind]).from_config(described.config, dtype=torch.float32)
+        return getattr(transformers, AUTO_CLASSES[kind]).from_config(config, dtype=torch.float32)
     except ValueError as error:  # sizes that do not go together
         raise ValueError(f"--model {described.name}: {hub.first_line(error)}") from error
 
@@ -281,13 +295,3 @@ def pooling(config: Any, asked: str) -> str:
     if asked != "auto":
         return asked
     return "last" if is_causal(config) else "mean"
-
-
-def fingerprint(weights: Mapping[str, Tensor], names: Iterable[str] | None = None) -> str:
-    """sha256 over weights and their names: all of them, or those with `names`."""
-    digest = hashlib.sha256()
-    for name in sorted(weights if names is None else names):
-        digest.update(name.encode())
-        # flat: a single number has no dimension that could be seen as bytes
-        digest.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

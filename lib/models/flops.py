@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.data.amounts import Amounts
+from lib.models import on_paper
 from lib.models.adapters import is_linear
 from lib.process.world import World
 
@@ -36,14 +37,19 @@ ACROSS = "EncDecAttention"  # T5's name for what looks from its decoder at its e
 BEHIND = {"o_proj", "out_lin", "c_proj", "dense", "o", "Wo"}
 
 
-def of_each(model: Any, inputs: Any, world: World) -> Amounts:
+def of_each(model: Any, inputs: Any, world: World, paper: bool = False) -> Amounts:
     """FLOPs of one of each of the amounts, forward and backward, as the model is frozen now. One forward pass
-    of `inputs`, any micro-batch's, is watched for which layers it calls and what needs a gradient there."""
+    of `inputs`, any micro-batch's, is watched for which layers it calls and what needs a gradient there; on
+    `paper` where the weights have no place yet."""
     watch, training = _Watch(model, inputs.amounts.scored), model.training
     model.eval()  # nothing is drawn
     try:
-        with world.autocast(), torch.enable_grad():
-            model(inputs)
+        if paper:
+            with on_paper.passed(model, inputs):
+                pass
+        else:
+            with world.autocast(), torch.enable_grad():
+                model(inputs)
     finally:
         watch.end()
         model.train(training)

@@ -55,8 +55,8 @@ def wanted(config: Config) -> bool:
 
 
 def _layers(backbone: Any) -> Iterator[tuple[str, Any]]:
-    """The layers whose weights may be rounded: frozen, in float32, of no other module besides (tied tables),
-    and not among those that the family asks to be kept in float32."""
+    """The layers whose weights may be rounded: frozen, not in few bits, of no other module besides (tied
+    tables), and not among those that the family asks to be kept in float32."""
     plain = backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone
     keep = set(getattr(plain, "_keep_in_fp32_modules", None) or ())
     owners: dict[int, int] = {}
@@ -67,7 +67,7 @@ def _layers(backbone: Any) -> Iterator[tuple[str, Any]]:
         if type(module) not in KINDS or keep.intersection(name.split(".")):
             continue
         weight: Any = module.weight
-        if not weight.requires_grad and weight.dtype == torch.float32 and owners[id(weight)] == 1:
+        if not weight.requires_grad and weight.is_floating_point() and owners[id(weight)] == 1:
             yield name, module
 
 
@@ -82,10 +82,19 @@ def rounded(weight: Tensor) -> Tensor:
 
 
 def narrow(model: Any, config: Config) -> None:
-    """Keep the frozen base in bfloat16, if it is `wanted`."""
+    """Let the frozen base be kept in bfloat16 from when it is placed on, if it is `wanted`."""
     for _, module in list(_layers(model.backbone)) if wanted(config) else ():
-        module.weight.data = module.weight.data.to(torch.bfloat16)
         module.__class__ = KINDS[type(module)]
+
+
+def types(model: nn.Module) -> list[tuple[nn.Parameter, torch.dtype]]:
+    """What each weight is kept in. Weights of few bits, and what stands beside them, stay as they are."""
+    few_bits = any(not parameter.is_floating_point() for parameter in model.parameters())
+    narrow = {id(module.weight) for module in model.modules() if isinstance(module, tuple(KINDS.values()))}
+    return [
+        (parameter, torch.bfloat16 if id(parameter) in narrow else torch.float32)
+        for parameter in (() if few_bits else model.parameters())
+    ]
 
 
 def round_off(model: Any, config: Config) -> None:

@@ -14,7 +14,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lib.base.files import read_json, write_json
-from lib.base.heap import give_back_at_once
 from lib.models import adapters, frozen_weights
 from lib.models.freezing import stacks
 from lib.models.heads import BACKBONE
@@ -53,7 +52,6 @@ def empty(make: Any) -> Any:
     """What `make` makes, with parameters that take no memory (buffers are real)."""
     import accelerate
 
-    give_back_at_once()
     with accelerate.init_empty_weights():
         made = make()
     adapters.plain(made).tie_weights()  # each name got an empty parameter of its own
@@ -77,10 +75,17 @@ def run_from_disk(backbone: Any, stored: Stored, folder: Path, device: torch.dev
     from accelerate.utils import set_module_tensor_to_device
 
     backbone.requires_grad_(False)  # autocast would keep a bfloat16 copy of what may train
-    index = _index(backbone, stored.files, stored.adapter)
+    places = index(backbone, stored.files, stored.adapter)
+    names = dict(backbone.named_parameters(remove_duplicate=False))
+    if lacking := next((name for name in names if name not in places and "pooler" not in name), None):
+        searched = ", ".join(str(file) for file in stored.files)
+        raise ValueError(
+            f"--offload: the weight {lacking} is not in {searched} under a name that is known; predict "
+            "without --offload"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / INDEX, index)
-    weights, plain = OnDisk(index, stored.rounded), adapters.plain(backbone)
+    write_json(folder / INDEX, places)
+    weights, plain = OnDisk(places, stored.rounded), adapters.plain(backbone)
     prefix = WRAPPED if adapters.is_adapted(backbone) else ""
     tables = [plain.get_input_embeddings(), plain.get_output_embeddings()]
     tied = {name.rpartition(".")[0] for name in plain.all_tied_weights_keys}
@@ -91,11 +96,11 @@ def run_from_disk(backbone: Any, stored: Stored, folder: Path, device: torch.dev
     }
     for above, blocks in stacks(plain):
         apart |= {f"{above}.{number}": block for number, block in enumerate(blocks)}
-    for name in index:  # norms, position tables: small, and some are read from outside their module
+    for name in places:  # norms, position tables: small, and some are read from outside their module
         if not any(name.startswith(f"{prefix}{part}.") for part in apart):
             set_module_tensor_to_device(backbone, name, device, value=weights[name])
     for name, value in list(backbone.named_parameters()):
-        if name not in index:  # a pooler: it runs, and nobody reads what it says
+        if name not in places:  # a pooler: it runs, and nobody reads what it says
             set_module_tensor_to_device(backbone, name, device, value=torch.zeros(value.shape))
     for name, module in apart.items():
         attach_align_device_hook(
@@ -111,8 +116,9 @@ def run_from_disk(backbone: Any, stored: Stored, folder: Path, device: torch.dev
             set_module_tensor_to_device(backbone, buffer_name, device, value=buffer)
 
 
-def _index(backbone: Any, files: list[Path], adapter: Path | None) -> dict[str, dict[str, str]]:
-    """In accelerate's form: name of a weight -> file and name in that file."""
+def index(backbone: Any, files: list[Path], adapter: Path | None) -> dict[str, dict[str, str]]:
+    """In accelerate's form: name of a weight -> file and name in that file, for all that stand in one.
+    Weights that are tied are where one of them is, if not each has a place of its own."""
     stored = _names_in(files)
     added = _names_in([adapter] if adapter else [])
     names: dict[int, list[str]] = {}  # weights that are tied are one object with several names
@@ -122,16 +128,13 @@ def _index(backbone: Any, files: list[Path], adapter: Path | None) -> dict[str, 
     for name, value in backbone.named_buffers():
         if name in kept:
             names[id(value)] = [name]
-    index: dict[str, dict[str, str]] = {}
+    places: dict[str, dict[str, str]] = {}
     for same in names.values():
-        entry = next((e for name in same if (e := _find(name, stored, added, backbone))), None)
-        if entry is None and "pooler" not in same[0]:
-            raise ValueError(
-                f"--offload: the weight {same[0]} is not in {', '.join(str(file) for file in files)} under a "
-                "name that is known; predict without --offload"
-            )
-        index |= {name: entry for name in same if entry is not None}
-    return index
+        found = {name: _find(name, stored, added, backbone) for name in same}
+        first = next((entry for entry in found.values() if entry is not None), None)
+        if first is not None:
+            places |= {name: entry or first for name, entry in found.items()}
+    return places
 
 
 def _find(name: str, stored: dict[str, Path], added: dict[str, Path], backbone: Any) -> dict[str, str] | None:

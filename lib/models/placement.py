@@ -6,16 +6,29 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from lib.models import cpu_attention, cpu_dropout, tree_attention
+from lib.models import cpu_attention, cpu_dropout, frozen_weights, tree_attention
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def place(model: Model, device: torch.device) -> Model:
     """The same model, on `device`, with the kernels of this project where they are faster than torch's."""
+    make_ready(model, device)
+    return settle(model, device)
+
+
+def make_ready(model: nn.Module, device: torch.device) -> None:
+    """The kernels of `device` alone, without a weight moved."""
     if device.type == "cpu":
         cpu_dropout.enable(model)
     attend(model)
+
+
+def settle(model: Model, device: torch.device) -> Model:
+    """Each weight at its place and in the type it is kept in, one after the other: a machine's memory has no
+    more of a model that is going to a GPU than its files' pages."""
+    for parameter, dtype in frozen_weights.types(model):
+        parameter.data = parameter.data.to(device).to(dtype)
     return model.to(device)
 
 

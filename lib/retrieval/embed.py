@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lib.base import heap, hub
+from lib.base import heap, hub, tensor_file
 from lib.data import text
 from lib.data.collate import TokenGroup, group
 from lib.models import backbone, padding
@@ -105,7 +105,7 @@ class Embedder:
     def _weigh(self) -> str:
         state = self.model.state_dict()
         known = [name for name in state if not name.endswith(tuple(f".{new}" for new in self._new))]
-        parts = [backbone.fingerprint(state, known), text.fingerprint(self.tokenizer)]
+        parts = [tensor_file.fingerprint(state, known), text.fingerprint(self.tokenizer)]
         parts += [
             *map(repr, list(self.model)[1:]),
             str(self.max_length),

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lib import recipe as recipes
+from lib.base import tensor_file
 from lib.base.source_code import ROOT, fingerprint
-from lib.models import backbone
 from lib.process.world import World
 from lib.task import Task
 
@@ -55,7 +55,7 @@ def base_fingerprint(
     them."""
     state, kept = model.state_dict(), task.state(model)
     base = [name for name in state if name not in kept and "pooler" not in name]
-    return {"base": backbone.fingerprint(weights or state, base)} if base else {}
+    return {"base": tensor_file.fingerprint(weights or state, base)} if base else {}
 
 
 def typed() -> list[str]:

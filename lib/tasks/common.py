@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.base.heap import give_back_at_once
 from lib.config import Config
 from lib.data import text
 from lib.data.amounts import Amounts
@@ -119,6 +120,7 @@ class ModelTask:
                 f"--offload reads float weights from the disk, this run's base is in {adapter.quantize}; it "
                 "takes little memory as it is, so predict without --offload"
             )
+        give_back_at_once()
         base = offload.empty(lambda: backbone.random(self.described, self.kind))
         if adapter.lora_rank:
             base = offload.empty(lambda: adapters.add(base, adapter, self.config.optim.seed))

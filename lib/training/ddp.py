@@ -90,8 +90,12 @@ class Ddp:
     def forget(self) -> None:
         self.optimizer.zero_grad(set_to_none=self.world.size == 1)  # DDP's gradients are views of its buckets
 
-    def whole(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    def whole(self) -> AbstractContextManager[bool]:
+        return nullcontext(True)
+
+    def end(self) -> None:
+        self.optimizer.state.clear()
+        self.module.zero_grad(set_to_none=True)
 
     def snapshot(self, kept: Mapping[str, Tensor], alone: bool = False) -> Snapshot:
         if not (alone or self.world.is_main):  # all ranks have the same: one copy is enough

@@ -82,8 +82,13 @@ class Engine(Protocol):
     def forget(self) -> None:
         """Drop the gradient."""
 
-    def whole(self) -> AbstractContextManager[None]:
-        """While each rank holds all of the module, so that ranks may call it as often as each wants to."""
+    def whole(self) -> AbstractContextManager[bool]:
+        """For predictions. True: within, each rank holds all of the module, and may call it as often as it
+        wants to. False: there is no room for it; ranks must call each part together, without
+        torch.inference_mode, so a batch must be collated for one call of each."""
+
+    def end(self) -> None:
+        """Nothing trains any more: let go of what the device holds."""
 
     def snapshot(self, kept: Mapping[str, Tensor], alone: bool = False) -> Snapshot:
         """`kept`: the part of module.state_dict() that a checkpoint keeps. Rank 0 gets the copies, or the

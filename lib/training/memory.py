@@ -35,6 +35,15 @@ def give_back(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def has_room(num_bytes: int, device: torch.device) -> bool:
+    """Is there room for so much on every rank's device, and a tenth of it left for what is computed?"""
+    if device.type != "cuda":
+        return True
+    free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return not dist.any_rank(free - total // 10 < num_bytes)
+
+
 @contextmanager
 def held(num_bytes: int, device: torch.device) -> Iterator[None]:
     """Keep so much of a GPU's memory from whatever runs inside: the room that something else will need."""

@@ -4,11 +4,12 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from lib import deepspeed_config
 from lib.config import Config
+from lib.models import placement
+from lib.models.placement import Model
 from lib.process.world import World
 from lib.training.ddp import Ddp
 from lib.training.engine import Engine
@@ -69,8 +70,15 @@ def with_own_folder(config: Config, run: str) -> Config:
     return replace(config, compute=replace(config.compute, offload_dir=own))
 
 
-def home(config: Config, world: World) -> torch.device:
-    """Where a model is put before its engine takes it: zero3 moves each rank's share to the device itself,
-    and the whole may be too large for it. One in 4 bits is not."""
-    shared = config.compute.strategy == "zero3" and config.adapter.quantize == "none"
-    return torch.device("cpu") if shared else world.device
+def shared_out(config: Config) -> bool:
+    """Does no rank have all weights? Those in 4 bits are small enough that each reads them all."""
+    return config.compute.strategy == "zero3" and config.adapter.quantize == "none"
+
+
+def place(model: Model, config: Config, world: World) -> Model:
+    """A model as its engine takes it: on the device, or with weights that stay in their files until the
+    engine shares them out, one after the other."""
+    if not shared_out(config):
+        return placement.place(model, world.device)
+    placement.make_ready(model, world.device)
+    return model

@@ -4,10 +4,9 @@ optimizer decays them and no exchange waits for them."""
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import nn
 
+from lib.models import on_paper
 from lib.training.engine import Loss
 
 
@@ -23,14 +22,7 @@ def freeze_unused(model: nn.Module, used: Iterable[nn.Parameter]) -> list[str]:
 
 
 def reached_on_paper(model: nn.Module, batch: Any, loss: Loss) -> list[nn.Parameter]:
-    """The parameters that a gradient reaches, by a pass over shapes alone: nothing is computed and no memory
-    taken, so the model may be larger than any device."""
-    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    training = model.training
-    model.eval()  # dropout would draw numbers
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        shapes: dict[str, Tensor] = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
-        output = torch.func.functional_call(model, shapes, (batch.inputs,))
+    """The parameters that a gradient reaches, found out on paper."""
+    with on_paper.passed(model, batch.inputs) as (output, weights):
         loss(output, batch).backward()
-    model.train(training)
-    return [value for name, value in model.named_parameters() if shapes[name].grad is not None]
+    return [value for name, value in model.named_parameters() if weights[name].grad is not None]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lib import deepspeed_config
 from lib.config import Config
+from lib.models import adapters
 from lib.process.world import World
 from lib.training import memory, optim, zero_state
 from lib.training.checkpoint import Snapshot
@@ -60,34 +61,43 @@ class Zero:
         self.engine: Any = None
 
     def fit(self, costliest: MakeBatch, loss: Loss, token_budget: int) -> Fitted:
-        if self.stage < 3 or self.config.adapter.quantize != "none":  # each rank can hold it
-            room = optim.state_bytes(self.module, self.config.optim) // self.world.size
+        room = self._room()
+        if not self.one_call or self.config.adapter.quantize != "none":  # each rank holds it
             fitted = Passes(self.module, loss, room, self.world).fit(costliest, token_budget)
-            self._wrap()
+            self._wrap(optim.make(self.module, self.config.optim))
             return fitted
         unused = freeze_unused(self.module, reached_on_paper(self.module, costliest(1)[0], loss))
-        self._wrap()
+        optimizer = optim.make(self.module, self.config.optim)  # while weights have their shapes
+        _deepspeed()
+        zero_state.share_out(self.module, self._configuration(), self.world.device)
+        self._wrap(optimizer)
 
         def passes_of_shares(batch: Any) -> None:
-            with memory.held(optim.state_bytes(self.module, self.config.optim), self.world.device):
+            with memory.held(room, self.world.device):
                 batch = batch.to(self.world.device)
                 self.backward(loss(self.forward(batch, Turn(0, last=True)), batch), scale=0.0)
                 self.forget()
 
         return Fitted(memory.probe(passes_of_shares, costliest, token_budget, self.world), unused)
 
-    def _wrap(self) -> None:
+    def _room(self) -> int:
+        """Bytes of this rank's moments, which come with the first step."""
+        on_device = self.config.compute.offload_optimizer == "none"
+        return on_device * optim.state_bytes(self.module, self.config.optim) // self.world.size
+
+    def _wrap(self, optimizer: torch.optim.Optimizer) -> None:
         deepspeed = _deepspeed()
         own = self.config.compute.offload_dir
         if own is not None and self.world.is_main:
             atexit.register(shutil.rmtree, own, ignore_errors=True)
         self.engine, *_ = deepspeed.initialize(
-            model=Computing(self.module, self.world),
-            optimizer=optim.make(self.module, self.config.optim),
-            config=deepspeed_config.merged(self.config, self.world.size),
+            model=Computing(self.module, self.world), optimizer=optimizer, config=self._configuration()
         )
         if self.config.compute.offload_optimizer == "none":
             zero_state.keep_weights_once(self.engine.optimizer, self.world.rank)
+
+    def _configuration(self) -> dict[str, Any]:
+        return deepspeed_config.merged(self.config, self.world.size)
 
     def start(self, batch: Any, loss: Loss, optimizer: Mapping[str, Tensor] | None) -> None:
         if optimizer is not None:
@@ -116,14 +126,20 @@ class Zero:
         zero_state.forget(self.engine.optimizer)
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        if self.stage < 3:
-            yield
-            return
+    def whole(self) -> Iterator[bool]:
         import deepspeed
 
-        with deepspeed.zero.unwrap_model_for_generation(self.engine):
-            yield
+        if self.stage < 3:
+            yield True
+        elif memory.has_room(adapters.count(self.module)["bytes"], self.world.device):
+            with deepspeed.zero.unwrap_model_for_generation(self.engine):
+                yield True
+        else:
+            yield False
+
+    def end(self) -> None:
+        self.engine.destroy()
+        zero_state.let_go(self.engine.optimizer, self.module)
 
     def snapshot(self, kept: Mapping[str, Tensor], alone: bool = False) -> Snapshot:
         assert not alone, "no rank has all of it"

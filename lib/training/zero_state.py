@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.models import frozen_weights
+
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
 
 
@@ -23,6 +25,22 @@ def norm(optimizer: Any) -> Tensor:
     if hasattr(optimizer, "scaled_global_norm"):
         return optimizer.scaled_global_norm()
     return combine_grad_norm_groups(optimizer._get_norm_groups())
+
+
+def share_out(module: nn.Module, configuration: dict[str, Any], device: torch.device) -> None:
+    """Each weight to the device in its type, and the other ranks' shares of it away again, one after the
+    other: no rank ever has them all."""
+    import deepspeed
+
+    deepspeed.init_distributed()  # it is there; DeepSpeed is to know
+    first: Any = None
+    for parameter, dtype in frozen_weights.types(module):
+        parameter.data = parameter.data.to(device).to(dtype)
+        if first is None:
+            first = parameter
+            deepspeed.zero.Init(nn.ParameterList([first]), config_dict_or_path=configuration)
+        else:
+            first.convert_to_zero_parameters(param_list=[parameter])
 
 
 def keep_weights_once(optimizer: Any, rank: int) -> None:
@@ -37,6 +55,30 @@ def keep_weights_once(optimizer: Any, rank: int) -> None:
             share.data = part
     if not _is_stage_3(optimizer):
         optimizer._link_all_hp_params()  # views of the shares
+
+
+def let_go(optimizer: Any, module: nn.Module) -> None:
+    """Of weights, gradients and moments: DeepSpeed itself is held by hooks and lists of its own."""
+    optimizer.optimizer.state.clear()
+    for parameter in module.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data.new_empty(0)
+        if hasattr(parameter, "ds_tensor"):
+            parameter.ds_tensor.data = parameter.ds_tensor.data.new_empty(0)
+    for value in vars(optimizer).values():
+        for tensor in _tensors_in(value):
+            tensor.grad = None
+            tensor.data = tensor.data.new_empty(0)
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors_in(each)
+    elif isinstance(value, dict):
+        yield from _tensors_in(list(value.values()))
 
 
 def forget(optimizer: Any) -> None:
