@@ -87,8 +87,11 @@ class Owners:
     def forget(self) -> None:
         self.module.zero_grad(set_to_none=True)
 
-    def whole(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    def whole(self) -> AbstractContextManager[bool]:
+        return nullcontext(True)
+
+    def end(self) -> None:
+        pass
 
     def snapshot(self, kept: Mapping[str, Tensor], alone: bool = False) -> Snapshot:
         assert not alone, "the loop asks only engines whose ranks hold everything"

@@ -272,16 +272,19 @@ def test_a_signal_while_tokenizing_ends_with_75_and_leaves_no_folder(
     assert not list(tmp_path.glob("*/[!.]*")) and not list(tmp_path.glob("*/.encoded/*"))
 
 
+@pytest.mark.parametrize("whole", [True, False])
 def test_out_of_memory_saves_halves_the_budget_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], whole: bool
 ) -> None:
-    flags = [*TINY, "--runs-dir", str(tmp_path)]
+    """Where no rank has the whole state, it goes on from the checkpoint before."""
+    monkeypatch.setattr(Ddp, "whole_on_each_rank", whole)
+    flags = [*TINY, "--runs-dir", str(tmp_path), "--save-every", "1"]
     honest = Ddp.forward
     calls = {"n": 0}
 
     def short_of_memory(self: Ddp, batch: object, turn: Turn) -> object:
         calls["n"] += 1
-        if calls["n"] == 7:  # the second step (4 micro-batches a step)
+        if calls["n"] == 11:  # the third step (4 micro-batches a step)
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         return honest(self, batch, turn)
 
@@ -289,6 +292,9 @@ def test_out_of_memory_saves_halves_the_budget_and_goes_on(
     assert train(*flags) == 75
     assert "halved to 4096" in capsys.readouterr().err
     monkeypatch.undo()
+    newest = checkpoint.all_in(only_run(tmp_path) / "checkpoints")[0]
+    assert checkpoint.step_of(newest) == 2
+    assert checkpoint.read_state(newest)["token_budget"] == (4096 if whole else 8192)
     assert train(*flags) == 0
     folder = only_run(tmp_path)
     assert [line["step"] for line in metrics(folder, "train")] == [1, 2, 3, 4, 5, 6]

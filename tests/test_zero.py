@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lib.base.files import read_lines
 from lib.command_line import parse
 from lib.launching.workers import launch
 from lib.models.placement import place
 from lib.training.unused import reached_on_paper
 from tests import warm
 from tests.rank_checks import configuration, encoded
-from tests.tools import ROOT, SHORT, STORIES, losses, only_run, run, weights_hash, wide_model
+from tests.tools import ROOT, SHORT, STORIES, losses, metrics, only_run, run, weights_hash, wide_model
 from tests.zero_checks import RATE
 
 pytest.importorskip("deepspeed", reason="deepspeed is not installed")
@@ -146,6 +147,9 @@ def test_a_checkpoint_goes_from_strategy_to_strategy_and_number_to_number(tmp_pa
         assert done.returncode == code, done.stderr
         assert "[WARNING]" not in done.stdout + done.stderr, "nothing of DeepSpeed's own"
     folder = only_run(tmp_path / "journey")
+    counted = [json.loads((path / "run.json").read_text())["parameters"]
+               for path in (folder, only_run(tmp_path / "ddp"))]  # fmt: skip
+    assert counted[0] == counted[1]
     assert losses(folder) == pytest.approx(losses(only_run(tmp_path / "ddp")), abs=1e-6)
     again = run(str(folder), script="evaluate.py")
     assert "the same to the last digit as training reported" in again.stdout, again.stderr
@@ -153,6 +157,36 @@ def test_a_checkpoint_goes_from_strategy_to_strategy_and_number_to_number(tmp_pa
     assert exported.returncode == 0, exported.stderr
     files = sorted(path.suffix for path in (folder / "checkpoints").rglob("*") if path.is_file())
     assert set(files) <= {".safetensors", ".json", ".jinja", ".txt"}, "no pickle"
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [("arena", "encoder"), ("german_rag", "decoder")])
+def test_where_no_device_has_room_ranks_score_together_and_at_last_from_the_disk(
+    tmp_path: Path, recipe: str, kind: str
+) -> None:
+    model = wide_model(tmp_path / "model", kind)
+    words = [recipe, *SHORT, "--model", model, "--init", "random", "--strategy", "zero3", "--max-rows", "12"]
+    words += ["--max-steps", "3", "--quantize", "none", "--lora-rank", "0"]
+    words += ["--max-length", "240", "--max-new-tokens", "8"] if recipe == "german_rag" else []
+    words += ["--runs-dir"]
+    assert run(*words, str(tmp_path / "room"), "--devices", "2").returncode == 0
+    assert launch(ROOT / "tests" / "no_room.py", [*words, str(tmp_path / "none")], 2) == 0
+    room, none = only_run(tmp_path / "room"), only_run(tmp_path / "none")
+    assert losses(none) == losses(room)
+    scores = [line["scores"] for line in metrics(none, "validation")]
+    wanted = [line["scores"] for line in metrics(room, "validation")]
+    assert scores and len(scores) == len(wanted)
+    for ours, theirs in zip(scores, wanted, strict=True):  # one call for all lengths pads otherwise
+        assert {name: theirs[name] for name in ours} == pytest.approx(ours, abs=1e-6)
+    said = (none / "train.log").read_text()
+    assert "its weights are read from the disk, block by block" in said
+    ends = [json.loads((folder / "scores.json").read_text()) for folder in (room, none)]
+    if kind == "encoder":  # the others' base model says nothing beforehand
+        assert ends[0] == ends[1]
+    else:
+        assert "no texts before training" in said
+        texts = [[row["answer"] for row in read_lines(folder / "predictions" / "test.jsonl")]
+                 for folder in (room, none)]  # fmt: skip
+        assert texts[0] == texts[1] != []
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "seq2seq"])

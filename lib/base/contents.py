@@ -35,6 +35,7 @@ class Record(TypedDict, total=False):
     base: str | None  # of those that no checkpoint keeps
     base_precision: str  # what those are kept in, where they are float numbers
     parameters: dict[str, int]  # trainable, total, bytes
+    token_budget: int  # after a rank ran out of memory and could not save: half of what it was
     peaks: dict[str, Any]  # hardware and precision -> flops_per_s of all ranks, and where it is known from
     training_seconds: float
     peak_gib: float | None

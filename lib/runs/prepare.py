@@ -76,6 +76,8 @@ def prepare(
         last = checkpoint.newest_verified(folder.checkpoints, facts.append) if decision.folder else None
         _write_record(folder, config, read, reader.task, world)
         folder.write_record(command=shlex.join(command))
+        # both may have been halved to fit into memory
+        budget = checkpoint.read_state(last)["token_budget"] if last else config.optim.token_budget
     except BaseException as error:
         _abandon(folder, decision.folder is None, error)
         raise
@@ -86,8 +88,7 @@ def prepare(
             folder=str(folder.path),
             encoded=str(read.encoded.folder),
             checkpoint=str(last) if last else None,
-            # of the checkpoint: it may have been halved to fit into memory
-            token_budget=checkpoint.read_state(last)["token_budget"] if last else config.optim.token_budget,
+            token_budget=min(budget, begun.get("token_budget", budget)),
             precision=world.precision,
             model_commit=reader.task.described.commit,
             threads=world.threads,

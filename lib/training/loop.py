@@ -200,20 +200,28 @@ def report_skipped(parts: Parts, progress: Progress, step: Step, votes: Votes) -
 
 
 def out_of_memory(parts: Parts, progress: Progress, step: Step, error: BaseException) -> None:
-    """Save the state before this step with half the token budget and raise StoppedError, if memory was the
-    reason. Where weights are the same on all ranks, whichever rank runs out can write the checkpoint."""
-    if not is_out_of_memory(error) or not parts.engine.whole_on_each_rank:
+    """Halve the token budget and raise StoppedError, if memory was the reason. Where weights are the same on
+    all ranks, whichever rank runs out can save the state before this step. Raises RepeatsError where nothing
+    can be gone on from."""
+    if not is_out_of_memory(error):
         return
     lengths = sorted((int(parts.rows.longest_by_row()[row]) for row in step.row_numbers()), reverse=True)
-    parts.engine.forget()
     halved = parts.job.config.optim.token_budget // 2
-    write_checkpoint(parts, progress, snapshot(parts, alone=True), halved)
-    parts.writer.wait()
-    what = (
-        f"out of memory at step {step.number} ({step.num_rows} rows, longest sequences {lengths[:4]} "
-        f"tokens); the state before it is saved, with the token budget halved to {halved}. The same command "
-        "goes on from there"
+    where = (
+        f"out of memory at step {step.number} ({step.num_rows} rows, longest sequences {lengths[:4]} tokens)"
     )
+    if parts.engine.whole_on_each_rank:
+        parts.engine.forget()
+        write_checkpoint(parts, progress, snapshot(parts, alone=True), halved)
+        parts.writer.wait()
+        what = f"{where}; the state before it is saved"
+    else:  # the others have a part of it each, and wait in a step that this rank will never make
+        saved = newest_step(parts.writer.checkpoints)
+        if saved is None:
+            raise RepeatsError(f"{where}, before a checkpoint; use --token-budget {halved}") from error
+        parts.job.folder.write_record(token_budget=halved)
+        what = f"{where}; no rank has the whole state alone, so the newest checkpoint is of step {saved}"
+    what += f", with the token budget halved to {halved}. The same command goes on from there"
     parts.job.tracker.say_alone(what)
     raise StoppedError(what) from error
 
