@@ -88,7 +88,7 @@ def _train(config: Config, recipe: Recipe, world: World, command: Sequence[str])
     world = world.settled(prepared.precision, prepared.threads)
     optim = {"precision": prepared.precision, "token_budget": prepared.token_budget}
     config = resume.settled(config, prepared.model_commit, **optim)
-    config = frozen_weights.settled(config, world.device, folder.record().get("base_precision"))
+    config = frozen_weights.settled(config, folder.record().get("base_precision"))
     config = strategies.with_own_folder(config, folder.path.name)
     job = Job(config, recipe, folder, world, Tracker(folder.path, config.tracking, world))
     try:

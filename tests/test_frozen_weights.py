@@ -134,7 +134,6 @@ def test_a_run_records_it_and_scores_and_exports_the_same(tmp_path: Path) -> Non
     wide_model(model, "decoder")
     save_random(model)
     words = [*SHORT, "--model", str(model), "--lora-rank", "4", "--quantize", "none", "--precision", "bf16"]
-    words += ["--base-precision", "bf16"]
     done = run("boolq", *words, "--runs-dir", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
     folder = only_run(tmp_path / "runs")

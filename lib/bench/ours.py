@@ -30,7 +30,7 @@ def train(setting: Setting, order: dict[str, Any]) -> dict[str, Any]:
     config, task = setting.config, setting.task
     world = dist.setup(order["threads"]).settled(config.optim.precision)
     model, costs = setting.model(), task.costs(setting.train)
-    frozen_weights.narrow(model, frozen_weights.settled(config, world.device))
+    frozen_weights.narrow(model, frozen_weights.settled(config))
     model = place(model, world.device)
     engine = Ddp(model, config.optim, world)
 

@@ -21,14 +21,14 @@ STATUS = Path("/proc/self/status")
 def measure(order: dict[str, Any]) -> dict[str, Any]:
     """`rest`: bytes a number between two steps, `peak` within a step, of the rank that has most; `seconds` of
     a step. Of a CPU's resident memory, beyond what was there before the model."""
-    world = dist.setup(order["threads"], group_of_one=True)
     setting = prepare(order)
+    world = dist.setup(order["threads"], group_of_one=True).settled(setting.config.optim.precision)
     if setting.config.compute.strategy != "ddp":
         import deepspeed  # noqa: F401  its code is no part of the model
     trim()
     before = resident("VmRSS")
     model: Any = setting.task.build(None)
-    frozen_weights.narrow(model, frozen_weights.settled(setting.config, world.device))
+    frozen_weights.narrow(model, frozen_weights.settled(setting.config))
     model = strategies.place(model, setting.config, world)
     engine = strategies.make(model, setting.config, world)
     size = sum(parameter.numel() for parameter in model.parameters())

@@ -38,11 +38,10 @@ class FrozenConv1D(Conv1D):
 KINDS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: FrozenLinear, Conv1D: FrozenConv1D}
 
 
-def settled(config: Config, device: torch.device, recorded: str | None = None) -> Config:
-    """With what the base is kept in instead of auto; `recorded`: as the run began. On a CPU float32 weights
-    are a file's own pages, and copies in bfloat16 took twice the memory (183 million numbers, LoRA 8)."""
+def settled(config: Config, recorded: str | None = None) -> Config:
+    """With what the base is kept in instead of auto; `recorded`: as the run began."""
     asked = config.adapter.base_precision
-    chosen = recorded or (("bf16" if device.type == "cuda" else "fp32") if asked == "auto" else asked)
+    chosen = recorded or ("bf16" if asked == "auto" else asked)
     adapter = replace(config.adapter, base_precision=chosen)  # type: ignore[arg-type]
     return replace(config, adapter=adapter)
 

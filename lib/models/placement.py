@@ -27,8 +27,11 @@ def make_ready(model: nn.Module, device: torch.device) -> None:
 def settle(model: Model, device: torch.device) -> Model:
     """Each weight at its place and in the type it is kept in, one after the other: a machine's memory has no
     more of a model that is going to a GPU than its files' pages."""
-    for parameter, dtype in frozen_weights.types(model):
-        parameter.data = parameter.data.to(device).to(dtype)
+    types = frozen_weights.types(model)
+    changing = sum(p.numel() * (1 if p.dtype != dtype else -1) for p, dtype in types) > 0
+    for parameter, dtype in types:
+        # a few that stayed views of their file would keep all of its pages
+        parameter.data = parameter.data.to(device).to(dtype, copy=changing and device.type == "cpu")
     return model.to(device)
 
 
