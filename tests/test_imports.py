@@ -13,7 +13,7 @@ FILES = sorted(path for folder in ("lib", "scripts") for path in (ROOT / folder)
 # From top to bottom; a module belongs to its longest prefix and imports from its own layer or one below.
 LAYERS = (
     ("scripts",),
-    ("lib.bench",),
+    ("lib.bench", "lib.doctor"),
     ("lib.sweep",),
     ("lib.launching.seeds",),
     ("lib.launching.start",),
@@ -61,6 +61,7 @@ DIST = [ROOT / "lib" / name for name in ("base/ranks.py", "process/dist.py", "pr
 # Who speaks, writes or goes last asks whether it is rank 0; to all others every rank is the same.
 ASKING = {
     "scripts.train",
+    "lib.doctor.network",
     "lib.bench.arms",
     "lib.run",
     "lib.job",

@@ -2,7 +2,7 @@
 else."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 UNSET = f"type: unset {' '.join(NAMES)}, and the same command"
@@ -16,6 +16,16 @@ class Ranks:
     local_rank: int = 0
     local_size: int = 1
     """Of this machine."""
+
+    @property
+    def is_last(self) -> bool:
+        return self.rank + 1 == self.size
+
+    def at_most(self, most: int) -> "Ranks | None":
+        """The same on one machine that has room for so many; None for one that is left out."""
+        if self.rank >= most:
+            return None
+        return replace(self, size=min(self.size, most), local_size=min(self.local_size, most))
 
 
 def of_environment() -> Ranks | None:
@@ -35,6 +45,11 @@ def of_environment() -> Ranks | None:
     if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
         raise ValueError(f"{_words(there)}: no launcher starts that; {HELP}")
     return Ranks(rank, size, local_rank, local_size)
+
+
+def meeting_place() -> str:
+    """host:port where ranks find each other, as torchrun says."""
+    return f"{os.environ.get('MASTER_ADDR', 'nowhere')}:{os.environ.get('MASTER_PORT', '')}"
 
 
 def be_the_first() -> None:

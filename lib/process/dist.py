@@ -71,8 +71,9 @@ def setup(threads: int | None, stop: StopFlag | None = None, group_of_one: bool 
     keep_few_kernels()
     backend = "nccl" if device.type == "cuda" else "gloo"
     if mine.size > 1:
-        at = f"{os.environ.get('MASTER_ADDR', 'nowhere')}:{os.environ.get('MASTER_PORT', '')}"
-        with joined.waiting(f"rank {mine.rank} of {mine.size} waits for the others at {at}"):
+        with joined.waiting(
+            f"rank {mine.rank} of {mine.size} waits for the others at {ranks.meeting_place()}"
+        ):
             torch_dist.init_process_group(
                 backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None
             )

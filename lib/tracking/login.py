@@ -18,19 +18,22 @@ def require_key() -> None:
     if settings.api_key or any(os.environ.get(name) for name in KEYS):
         return
     host = urlsplit(settings.base_url).hostname
-    if not _in_netrc({host, PUBLIC}):
+    if key_in_netrc({host, PUBLIC}) is None:
         raise ValueError(
             f"--wandb online, but there is no key for {host}: type `wandb login`, set WANDB_API_KEY, or use "
             "--wandb offline (the run is kept, and sent later with `wandb sync`)"
         )
 
 
-def _in_netrc(hosts: set[str | None]) -> bool:
+def key_in_netrc(hosts: set[str | None]) -> str | None:
+    """The key of the first of these hosts that the file of passwords knows. Raises ValueError when it cannot
+    be read."""
     named = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
     for path in (Path(name).expanduser() for name in named):
         if path.is_file():
             try:
-                return bool(hosts & netrc.netrc(path).hosts.keys())
+                known = netrc.netrc(path).hosts
             except (netrc.NetrcParseError, OSError) as error:
                 raise ValueError(f"--wandb online: {path} cannot be read ({error})") from error
-    return False
+            return next((password or "" for host, (_, _, password) in known.items() if host in hosts), None)
+    return None
