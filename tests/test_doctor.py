@@ -540,12 +540,20 @@ def test_what_was_fetched_is_what_training_reads(
     assert sum(model.facts["bytes"].values()) > weights.stat().st_size > 0
     assert "train 20" in data.seen and len(data.facts["bytes"]) == 2
 
-    point_hub_at(monkeypatch, "http://127.0.0.1:9", offline=True)
     asked = len(hub[1])
-    wanted = ModelConfig(model="org/small", model_revision=COMMIT)
-    backbone.load(backbone.describe(wanted, "encoder"), wanted, "encoder", 0)
-    rows = sources.load(DataConfig(data="org/rows", revision=COMMIT), recipe.load("arena"))
-    assert len(rows.splits["train"]) == 20 and len(hub[1]) == asked
+    for offline, model_revision, revision in (
+        (True, COMMIT, COMMIT),
+        (True, "main", None),
+        (False, "main", None),
+    ):
+        point_hub_at(monkeypatch, "http://127.0.0.1:9", offline=offline)
+        wanted = ModelConfig(model="org/small", model_revision=model_revision)
+        described = backbone.describe(wanted, "encoder")
+        backbone.load(described, wanted, "encoder", 0)
+        rows = sources.load(DataConfig(data="org/rows", revision=revision), recipe.load("arena"))
+        assert described.commit == rows.revision == COMMIT
+        assert len(rows.splits["train"]) == 20
+        assert len(hub[1]) == asked or not offline  # datasets read its address when it was imported
 
 
 def test_what_is_here_needs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

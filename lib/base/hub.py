@@ -4,10 +4,15 @@ The token for gated repositories comes from HF_TOKEN or its file.
 """
 
 import re
-from typing import Literal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
 
 TIMEOUT_S = 10
 CONFIGURATIONS = "of one with several configurations name one: org/name:configuration"
+
+
+Kind = Literal["model", "dataset"]
 
 
 class UnreachableError(Exception):
@@ -20,10 +25,14 @@ def parts_of(name: str) -> tuple[str, str | None]:
     return identity, configuration or None
 
 
-def commit_of(kind: Literal["model", "dataset"], name: str, revision: str) -> str:
-    """The commit that `revision` (a branch, a tag) is now; a commit is itself. Raises ValueError when there
-    is no such repository or no right to it, UnreachableError."""
-    if re.fullmatch("[0-9a-f]{40}", revision):
+def is_commit(revision: str) -> bool:
+    return re.fullmatch("[0-9a-f]{40}", revision) is not None
+
+
+def commit_of(kind: Kind, name: str, revision: str) -> str:
+    """The commit that `revision` (a branch, a tag) is now, which is remembered; a commit is itself. Raises
+    ValueError when there is no such repository or no right to it, UnreachableError."""
+    if is_commit(revision):
         return revision
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
@@ -39,7 +48,41 @@ def commit_of(kind: Literal["model", "dataset"], name: str, revision: str) -> st
     except (OSError, HTTPError) as error:  # offline mode; no name, no route, no answer
         raise UnreachableError(first_line(error)) from error
     assert commit is not None, "the hub names the commit of every repository"
+    with suppress(OSError):  # a cache that others own
+        ref = _cache(kind, name) / "refs" / revision
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(commit)
     return commit
+
+
+def remembered(kind: Kind, name: str, revision: str) -> str | None:
+    """The commit of an earlier download, for a machine that does not reach the hub: what the revision was
+    when the hub was last asked. None when nothing of it is here."""
+    if is_commit(revision):
+        return revision
+    folder = _cache(kind, name)
+    with suppress(OSError):
+        commit = (folder / "refs" / revision).read_text().strip()
+        return commit if (folder / "snapshots" / commit).is_dir() else None
+    return None
+
+
+def where_of(name: str, revision: str) -> dict[str, Any]:
+    """The words by which libraries read one commit of a hub model; where the hub cannot be reached, what an
+    earlier download left. Raises ValueError as commit_of does."""
+    try:
+        return {"revision": commit_of("model", name, revision)}
+    except UnreachableError:
+        return {"revision": remembered("model", name, revision) or revision, "local_files_only": True}
+
+
+def _cache(kind: Kind, name: str) -> Path:
+    """Where the hub's library keeps a repository; it writes refs as we do, but only of what it downloads by
+    the name of a branch."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
 
 
 def safetensors_of(name: str) -> str | None:

@@ -134,10 +134,13 @@ def _load_hub(config: DataConfig, recipe: Recipe) -> Source:
         revision = config.revision or (recipe.revisions or {}).get(name, "main")
         commit = hub.commit_of("dataset", name, revision)
     except hub.UnreachableError as error:
-        raise ValueError(
-            f"{config.data} is no file here, and the hub cannot be reached ({error}); {meant}"
-            "give a .csv, .jsonl or .parquet file, or --data sample"
-        ) from error
+        earlier = hub.remembered("dataset", name, revision)
+        if earlier is None:
+            raise ValueError(
+                f"{config.data} is no file here, and the hub cannot be reached ({error}); {meant}"
+                "give a .csv, .jsonl or .parquet file, or --data sample"
+            ) from error
+        commit = earlier
     import datasets
     from huggingface_hub.errors import HTTPError
 

@@ -90,8 +90,8 @@ def _why_away(name: str, revision: str) -> str:
 
 
 def _pinned(flag: str, commit: str | None) -> str:
-    """What is read is the files of one commit; which one that is only the hub can tell."""
-    return f"where the hub cannot be reached, train with {flag} {commit}"
+    """What a run without the hub reads, until somebody asks for another."""
+    return f"{flag} {commit}"
 
 
 def _cache(kind: str, name: str) -> Path:

@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +69,7 @@ class Described:
     config: Any
     tokenizer: Any
     commit: str | None = None
-    """The commit of a hub model; None for a folder or a toy, or when the hub cannot be reached."""
+    """The commit of a hub model; None for a folder or a toy, or when the hub has never been reached."""
     where: dict[str, Any] = field(default_factory=dict)
     """The words that tell transformers which version to read, and never to run a repository's code (with a
     terminal it would ask)."""
@@ -102,11 +101,10 @@ def describe(model: ModelConfig, family: str) -> Described:
     import transformers
 
     at = str(minilm_folder()) if model.model == "minilm" else model.model
-    commit = None
-    if not Path(at).exists():
-        with suppress(hub.UnreachableError):  # then what an earlier download left will do
-            commit = hub.commit_of("model", at, model.model_revision)
-    where = _where(at, commit, model.model_revision)
+    found = {} if Path(at).exists() else hub.where_of(at, model.model_revision)
+    commit = found.get("revision")
+    commit = commit if commit is not None and hub.is_commit(commit) else None
+    where = {"trust_remote_code": False, **found}
     auto_config, auto_tokenizer = transformers.AutoConfig, transformers.AutoTokenizer
     config = _read(model.model, "configuration", lambda: auto_config.from_pretrained(at, **where))
     if stored := getattr(config, "quantization_config", None):
@@ -156,15 +154,6 @@ def _meant(name: str) -> str:
     """', did you mean minilm?' for a word that is almost one of ours."""
     close = difflib.get_close_matches(name, OWN, n=1)
     return f", did you mean {close[0]}?" if close else ""
-
-
-def _where(at: str, commit: str | None, revision: str) -> dict[str, Any]:
-    words: dict[str, Any] = {"trust_remote_code": False}
-    if commit is not None:
-        words["revision"] = commit
-    elif not Path(at).exists():
-        words |= {"revision": revision, "local_files_only": True}
-    return words
 
 
 def load(

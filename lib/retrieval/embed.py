@@ -182,10 +182,7 @@ def _load(name: str, revision: str | None, device: torch.device) -> tuple[Any, s
     source = str(backbone.minilm_folder()) if name == "minilm" else name
     words: dict[str, Any] = {"revision": revision}
     if not Path(source).exists() and revision is None:
-        try:
-            words["revision"] = hub.commit_of("model", source, "main")
-        except hub.UnreachableError:  # then what an earlier download left will do
-            words["local_files_only"] = True
+        words = hub.where_of(source, "main")
     with _quiet():
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
