@@ -1,8 +1,11 @@
-"""Which parts of a configuration go together: every combination is trained (tests/test_zero.py) or refused
-with a reason, before anything is downloaded; and --deepspeed-config never overrules a flag unseen."""
+"""Which parts of a configuration go together: every combination is trained (here with --faults, the common
+ones in tests/test_zero.py) or refused with a reason, before anything is downloaded; and --deepspeed-config
+never overrules a flag unseen."""
 
 import itertools
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from lib import deepspeed_config, recipe
 from lib.command_line import parse
 from lib.config import Config
-from tests.tools import run
+from tests.tools import SHORT, configured, losses, only_run, run, save_random, wide_model
 
 OFFLOADS = ((), ("--offload-optimizer", "cpu"), ("--offload-params", "cpu"))
 OFFLOADS += (("--offload-optimizer", "cpu", "--offload-params", "cpu"),)
@@ -36,43 +39,83 @@ def refused(*words: str) -> str:
     return str(error.value)
 
 
-def test_every_combination_is_allowed_or_refused_for_a_reason_of_its_own() -> None:
-    allowed = 0
-    for strategy, quantize, rank, offload, checkpointing, compiled in PRODUCT:
-        words = [
-            "--model",
-            "minilm",
-            "--strategy",
-            strategy,
-            "--quantize",
-            quantize,
-            "--lora-rank",
-            rank,
-            *offload,
-        ]
-        words += ["--gradient-checkpointing"] * checkpointing + ["--compile"] * compiled
+@dataclass(frozen=True)
+class Combination:
+    strategy: str
+    quantize: str
+    rank: str
+    offload: tuple[str, ...]
+    checkpointing: bool
+    compiled: bool
+
+    def words(self) -> list[str]:
+        words = ["--strategy", self.strategy, "--quantize", self.quantize, "--lora-rank", self.rank]
+        words += [*self.offload, *["--gradient-checkpointing"] * self.checkpointing]
+        return words + ["--compile"] * self.compiled
+
+    def refusals(self) -> list[str]:
+        """Words of each reason why it cannot be."""
+        few_bits, params_away = self.quantize != "none", "--offload-params" in self.offload
         reasons = {
-            "is DeepSpeed's": strategy == "ddp" and offload,
-            "with all weights there": strategy in ("zero1", "zero2") and "--offload-params" in offload,
-            "cannot train": quantize != "none" and rank == "0",
-            "keeps its scales beside the weights": strategy == "zero3" and quantize == "int8",
-            "small already": strategy == "zero3" and quantize != "none" and "--offload-params" in offload,
-            "every layer would be compiled again": strategy == "zero3" and compiled,
+            "is DeepSpeed's": self.strategy == "ddp" and self.offload,
+            "with all weights there": self.strategy in ("zero1", "zero2") and params_away,
+            "cannot train": few_bits and self.rank == "0",
+            "keeps its scales beside the weights": self.strategy == "zero3" and self.quantize == "int8",
+            "small already": self.strategy == "zero3" and few_bits and params_away,
+            "every layer would be compiled again": self.strategy == "zero3" and self.compiled,
         }
-        expected = [words for words, holds in reasons.items() if holds]
-        if not expected:
-            parsed(*words)
-            allowed += 1
+        return [words for words, holds in reasons.items() if holds]
+
+
+COMBINATIONS = [Combination(*parts) for parts in PRODUCT]
+# Of quantization and LoRA five pairs can train, each with and without checkpointing. Twice (compile) 5 under
+# ddp, twice 5 on two kinds of offload under zero1 and zero2; under zero3 the two in full on all four kinds of
+# offload and two of 4 bits on two: (10 + 20 + 20 + 8 + 4) * 2 = 124
+ALLOWED = [each for each in COMBINATIONS if not each.refusals()]
+
+
+def test_every_combination_is_allowed_or_refused_for_a_reason_of_its_own() -> None:
+    assert len(ALLOWED) == 124
+    for each in COMBINATIONS:
+        words = ["--model", "minilm", *each.words()]
+        if each in ALLOWED:
+            configured("boolq", words)
             continue
-        text = refused(*words)
-        for reason in expected:
+        with pytest.raises(ValueError) as error:  # the command line's own parser takes five times as long
+            configured("boolq", words)
+        text = str(error.value)
+        for reason in each.refusals():
             assert reason in text, words
         # a reason too many would be one that nobody has thought of
-        assert len(text.splitlines()) == len(expected) + (strategy == "ddp" and len(offload) == 4), words
-    # Of quantization and LoRA five pairs can train, each with and without checkpointing. Twice (compile) 5
-    # under ddp, twice 5 on two kinds of offload under zero1 and zero2; under zero3 the two in full on
-    # all four kinds of offload and two of 4 bits on two: (10 + 20 + 20 + 8 + 4) * 2
-    assert allowed == 124
+        more = each.strategy == "ddp" and len(each.offload) == 4
+        assert len(text.splitlines()) == len(each.refusals()) + more, words
+
+
+@pytest.fixture(scope="module")
+def losses_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Combination], list[float]]:
+    """Of three steps on two ranks, in float32 and without dropout; each trained once."""
+    model, done = wide_model(tmp_path_factory.mktemp("model"), "decoder"), dict[Combination, list[float]]()
+    save_random(Path(model))
+
+    def train(each: Combination) -> list[float]:
+        if each not in done:
+            runs = tmp_path_factory.mktemp("runs")
+            words = [*SHORT, "--model", model, "--max-steps", "3", "--dropout", "0", "--devices", "2"]
+            ended = run("boolq", *words, *each.words(), "--runs-dir", str(runs), timeout=900)
+            assert ended.returncode == 0, ended.stderr
+            done[each] = losses(only_run(runs))
+        return done[each]
+
+    return train
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("each", ALLOWED, ids=lambda each: " ".join(each.words()))
+def test_what_is_allowed_trains_as_ddp_does(
+    losses_of: Callable[[Combination], list[float]], each: Combination
+) -> None:
+    plain = replace(each, strategy="ddp", offload=(), checkpointing=False, compiled=False)
+    assert losses_of(each) == pytest.approx(losses_of(plain), abs=1e-5)
 
 
 @pytest.mark.parametrize(

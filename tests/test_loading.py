@@ -13,6 +13,7 @@ from lib.models import adapters, backbone, mapped
 from tests.tools import ROOT, wide_model
 
 SCRIPT = ROOT / "tests" / "loading_checks.py"
+pytestmark = pytest.mark.usefixtures("workers_begin_at_once")
 CLASSES = {"encoder": "AutoModel", "decoder": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
 KINDS: dict[str, backbone.Kind] = {"encoder": "encoder", "decoder": "causal", "seq2seq": "seq2seq"}
 

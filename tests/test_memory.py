@@ -79,7 +79,17 @@ def test_when_even_one_row_does_not_fit_the_run_is_refused() -> None:
     model = Room(0, MemoryError())
     with pytest.raises(CheckError, match=r"even one row at a time .*\(1 rows, the longest sequence 10 tok"):
         fit(model, 40)
-    assert model.tried == [4, 2, 1, 1]  # the last two budgets, 10 and 5, are the same batch
+    assert model.tried == [4, 2, 1]
+
+
+def test_a_budget_that_is_larger_than_all_rows_is_halved_until_the_batch_is_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = costliest
+    monkeypatch.setitem(globals(), "costliest", lambda budget: honest(min(budget, 30)))  # three rows are all
+    model = Room(2, MemoryError())
+    assert fit(model, 160).token_budget == 20
+    assert model.tried == [3, 2]
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:

@@ -1,7 +1,6 @@
 """The number of processes changes nothing: gradients, evaluation, what follows when one rank meets a NaN."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +8,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from lib.launching.workers import launch
-from tests import warm
 from tests.rank_checks import CASES, ODD_ROWS
 from tests.tools import ROOT, metrics, only_run, status, wide_model
 
 SCRIPT = ROOT / "tests" / "rank_checks.py"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _workers_begin_at_once() -> Iterator[None]:
-    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess_handler, "Popen", warm.Popen)
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("workers_begin_at_once")
 
 
 @pytest.fixture(scope="module")

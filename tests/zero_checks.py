@@ -1,4 +1,4 @@
-"""Run by test_zero.py under 1, 2 and 3 processes: python tests/zero_checks.py MODELS OUT CASE ...
+"""Run by test_zero.py under 1, 2 and 3 processes: python tests/zero_checks.py MODELS OUT STEPS CASE ...
 
 For each case trains a small encoder or an adapter on a decoder in 4 bits for some steps, in float32 and
 without dropout, with one engine, and writes losses, norms, weights and moments to OUT/CASE.*. A case is an
@@ -32,15 +32,15 @@ from tests.rank_checks import configuration, encoded
 from tests.tools import STORIES
 
 ENCODED: dict[str, Any] = {}  # by recipe
-STEPS, STOPPED, FORGOTTEN, RATE = 20, 10, 7, 1e-4
+RATE = 1e-4
 
 
-def configured(case: str, models: str, runs_dir: str) -> Config:
+def configured(case: str, models: str, runs_dir: str, steps: int) -> Config:
     """A case's words over a small experiment's."""
     kind, strategy, *flags = case.split(":")
     kind = kind.removeprefix("stopped-")
     name = "boolq" if kind.startswith("nf4") else "arena"
-    words = ["--batch", "8", "--epochs", "9", "--max-steps", str(STEPS), "--lr", str(RATE), "--clip", "1"]
+    words = ["--batch", "8", "--epochs", "9", "--max-steps", str(steps), "--lr", str(RATE), "--clip", "1"]
     words += ["--strategy", strategy, *(word for flag in flags for word in flag.split("="))]
     if name == "boolq":
         words += ["--model", str(STORIES), "--init", "pretrained", "--lora-rank", "4", "--quantize", "nf4"]
@@ -94,15 +94,15 @@ class Trial:
 
     def steps(self, numbers: range) -> list[tuple[float, float]]:
         """Losses and norms; one gradient is forgotten."""
-        told = []
+        told, last = [], self.loader.num_steps
         for number in numbers:
             step = self.loader.step(number)
             loss = compute(self.engine, self.task, self.rows, step, self.world)
             told.append((loss, self.engine.norm().item()))
-            if number == FORGOTTEN:
+            if number == last // 3:
                 self.engine.forget()
             else:
-                self.engine.step(learning_rate(number, STEPS, self.config.optim))
+                self.engine.step(learning_rate(number, last, self.config.optim))
         return told
 
     def save(self, file: Path) -> None:
@@ -116,13 +116,14 @@ def train(case: str, config: Config, out: Path, world: World) -> None:
     """Train; after the last step, predict and take a snapshot. "stopped": in two parts."""
     file = out / f"{case.replace('/', '')}.safetensors"
     trial = Trial(config, world)
+    steps = trial.loader.num_steps
     if case.startswith("stopped"):
-        told = trial.steps(range(1, STOPPED + 1))
+        told = trial.steps(range(1, steps // 2 + 1))
         trial.save(file)
         trial = Trial(config, world, file)
-        told += trial.steps(range(STOPPED + 1, STEPS + 1))
+        told += trial.steps(range(steps // 2 + 1, steps + 1))
     else:
-        told = trial.steps(range(1, STEPS + 1))
+        told = trial.steps(range(1, steps + 1))
     with trial.engine.whole():
         predictions = Predictor(trial.task, trial.model, trial.world, 600).predict(trial.rows)
     trial.save(file)
@@ -133,15 +134,15 @@ def train(case: str, config: Config, out: Path, world: World) -> None:
         )
 
 
-def main(models: str, out: Path, cases: list[str]) -> int:
+def main(models: str, out: Path, steps: int, cases: list[str]) -> int:
     honest = optim.make
     world = dist.setup(1, group_of_one=True)
     for case in cases:
         optim.make = sgd if "sgd" in case else honest  # type: ignore[assignment]
-        train(case, configured(case, models, str(out / "runs")), out, world)
+        train(case, configured(case, models, str(out / "runs"), steps), out, world)
     dist.leave()
     return 0
 
 
 if __name__ == "__main__":
-    exits.leave(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))
+    exits.leave(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]))

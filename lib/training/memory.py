@@ -63,18 +63,18 @@ def probe(
     """Try `passes` (forward and backward) on the costliest micro-batch (`costliest(budget)` gives it and its
     description). Returns the largest of budget, budget/2 ... that fits on every rank. Raises CheckError when
     nothing fits."""
-    previous = ""
     while True:
         batch, description = costliest(token_budget)
         fits = _fits(passes, batch, world)
         if not dist.any_rank(not fits):
             return token_budget
-        if description == previous:
-            raise CheckError(
-                f"even one row at a time does not fit into memory ({description}); use a smaller "
-                "--max-length, --gradient-checkpointing or a smaller --model"
-            )
-        previous, token_budget = description, token_budget // 2
+        while costliest(token_budget)[1] == description:  # a budget may be larger than any batch
+            token_budget //= 2
+            if token_budget == 0:
+                raise CheckError(
+                    f"even one row at a time does not fit into memory ({description}); use a smaller "
+                    "--max-length, --gradient-checkpointing or a smaller --model"
+                )
 
 
 def _fits(passes: Callable[[Any], None], batch: Any, world: World) -> bool:
