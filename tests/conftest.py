@@ -12,6 +12,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+LONGEST = ("test_zero", "test_ranks", "test_ordered", "test_resume", "test_run", "test_texts")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest begin: at the end one process would work at them alone."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(scope="module")
 def workers_begin_at_once() -> Iterator[None]:
     """Ranks that a test launches have the libraries loaded already, and ask no hub."""

@@ -26,7 +26,7 @@ from lib.runs import resume
 from lib.runs.folder import RunFolder
 from lib.tasks import make as make_task
 from lib.tasks.classify import Classify
-from lib.training import checkpoint, loop
+from lib.training import checkpoint, loop, strategies
 from lib.training.ddp import Ddp
 from lib.training.engine import Turn
 from lib.training.progress import Progress
@@ -440,13 +440,13 @@ def _signals_as_they_were() -> object:
 def test_a_stop_while_the_model_is_loaded_says_what_to_type(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    placed, flags = run.place, []
+    placed, flags = strategies.place, []
 
     def asked(*arguments: Any) -> Any:
         flags[0].ask("SIGTERM")
         return placed(*arguments)
 
-    monkeypatch.setattr(run, "place", asked)
+    monkeypatch.setattr(strategies, "place", asked)
     words = [*TINY, "--runs-dir", str(tmp_path)]
     flags.append(StopFlag())
     assert exits.run(lambda: run.train(configuration(*words), flags[0])) == exits.STOPPED

@@ -192,6 +192,10 @@ def point_hub_at(monkeypatch: pytest.MonkeyPatch, url: str, offline: bool) -> No
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    from transformers.utils import hub
+
+    if hasattr(hub, "hf_api"):  # it keeps the address of its first call
+        monkeypatch.setattr(hub.hf_api(), "endpoint", url)
 
 
 @contextmanager

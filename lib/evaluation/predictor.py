@@ -22,17 +22,18 @@ Answer = Callable[[Rows, tuple[int, ...]], list[Prediction]]  # rows of one batc
 
 
 class Predictor:
-    """A model that answers rows. `token_budget` decides its batches, and so belongs to the numbers."""
+    """A model that answers rows. `token_budget` decides its batches, and so belongs to the numbers.
+    `together`: ranks share its weights out and call each part of it at once (lib.training.engine)."""
 
-    def __init__(self, task: Task, model: nn.Module, world: World, token_budget: int) -> None:
+    def __init__(
+        self, task: Task, model: nn.Module, world: World, token_budget: int, together: bool = False
+    ) -> None:
         self.task, self.model, self.world, self.token_budget = task, model, world, token_budget
-        self.together = False
-        """Ranks share the weights out and call each part of the model at once (lib.training.engine)."""
+        self.together = together
 
     def among(self, whole: bool) -> "Predictor":
         """The same, for ranks that each hold the whole model or that compute together."""
-        self.together = not whole
-        return self
+        return Predictor(self.task, self.model, self.world, self.token_budget, together=not whole)
 
     def stream(self, rows: Rows, batches: list[MicroBatch], answer: Answer) -> Iterator[list[Prediction]]:
         """The predictions of one batch of each rank at a time, on every rank. Every rank makes the same
