@@ -119,9 +119,11 @@ def _to_the_end(job: Job, encoded: Encoded, begin: Path | None) -> None:
     parts = _assemble(job, encoded, begin)
     try:
         progress = Progress.of_state(checkpoint.read_state(begin)) if begin else Progress()
-        progress = loop.train(parts, progress)
+        try:
+            progress = loop.train(parts, progress)
+        finally:
+            parts.engine.end()
         job = parts.job  # its token budget may be smaller
-        parts.engine.end()
         del parts  # the trained model, its gradients and moments: the best one needs the room
         memory.give_back(job.world.device)
         _finish(job, encoded, progress)

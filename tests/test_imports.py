@@ -79,7 +79,6 @@ ENGINE_VERBS = (
     "step",
     "whole",
     "snapshot",
-    "end",
 )  # all ranks call them
 # All of these would unpickle, or run code that came with a model or a data set.
 UNSAFE = r"\bimport pickle|\bpickle\.\w|torch\.(load|save)\(|allow_pickle=True|_object(_list)?\("

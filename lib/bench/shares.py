@@ -33,6 +33,7 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
     engine = strategies.make(model, setting.config, world)
     size = sum(parameter.numel() for parameter in model.parameters())
     answer = steps(engine, setting, world)
+    engine.end()
     mine = [(kind - before) / size for kind in (answer["rest"], answer["peak"])]
     everybody = dist.gather_floats(mine)
     dist.leave()

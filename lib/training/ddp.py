@@ -1,6 +1,7 @@
 """The engine for models that fit on every device: torch's DistributedDataParallel, or the bare model when
 there is one process."""
 
+import gc
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -94,6 +95,10 @@ class Ddp:
         return nullcontext(True)
 
     def end(self) -> None:
+        # a process group must not go with DDP as its last owner: the thread that takes it down would wait for
+        # the group's own threads while they wait for this one to let go of Python's lock
+        self.wrapped = self.module
+        gc.collect()
         self.optimizer.state.clear()
         self.module.zero_grad(set_to_none=True)
 

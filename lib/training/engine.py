@@ -88,7 +88,8 @@ class Engine(Protocol):
         torch.inference_mode, so a batch must be collated for one call of each."""
 
     def end(self) -> None:
-        """Nothing trains any more: let go of what the device holds."""
+        """Nothing trains any more: let go of what the device holds, and of the other ranks, before the group
+        is left. Not called by all ranks together: some may be gone."""
 
     def snapshot(self, kept: Mapping[str, Tensor], alone: bool = False) -> Snapshot:
         """`kept`: the part of module.state_dict() that a checkpoint keeps. Rank 0 gets the copies, or the

@@ -10,7 +10,7 @@ import atexit
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -138,7 +138,8 @@ class Zero:
             yield False
 
     def end(self) -> None:
-        self.engine.destroy()
+        with suppress(RuntimeError):  # of a device that failed, which is why it ends
+            self.engine.destroy()
         zero_state.let_go(self.engine.optimizer, self.module)
 
     def snapshot(self, kept: Mapping[str, Tensor], alone: bool = False) -> Snapshot:
