@@ -68,7 +68,7 @@ def test_weights_are_the_same_bits_on_1_2_3_and_4_ranks_and_when_ranks_leave(
     trained: Callable[..., Path], tmp_path: Path, steps: int
 ) -> None:
     """Dropout is on; four ranks, of which two leave after a third of the steps and one more after two."""
-    length = ["--max-steps", str(steps), "--eval-every", str(steps // 2)]
+    length = ["--max-steps", str(steps), "--epochs", str(steps), "--eval-every", str(steps // 2)]
     runs = [
         trained(tmp_path / str(ranks), ranks, *length)
         for ranks in ((1, 2, 3) if steps == 6 else (1, 2, 3, 4))
