@@ -4,7 +4,10 @@ import importlib.util
 import os
 import sys
 
-if importlib.util.find_spec("torch") is None:  # the one that tells a machine nobody has set up
+# A laptop that only rents needs no packages for launch/pod.sh.
+RENTS_ONLY = sys.argv[0].endswith("lib/launching/pods")
+# torch is the one that tells a machine nobody has set up
+if not RENTS_ONLY and importlib.util.find_spec("torch") is None:
     print(
         f"{sys.executable} lacks the packages of requirements.txt; type\n"
         "  bash setup.sh && . .venv/bin/activate\nand the same command again",
