@@ -73,8 +73,8 @@ def _queued(contents: Contents, commands: list[Asked]) -> tuple[Contents, list[s
         )
     contents = contents.gone_on()
     for asked in commands:
-        contents, entry, begins = contents.queued(asked)
-        word = "queued" if begins else f"is queued already ({entry.state})"
+        contents, entry, begins = contents.queued(asked, programs.train_flags(asked.words) is not None)
+        word = "queued" if begins else f"is in the queue already ({entry.state})"
         lines.append(f"{entry.number}: {word}: {asked.command}")
     return contents, lines
 

@@ -62,15 +62,15 @@ class Contents:
         others = [entry if one.number == entry.number else one for one in self.entries]
         return replace(self, entries=others)
 
-    def queued(self, asked: Asked) -> tuple["Contents", Entry, bool]:
-        """With this command at its end, or where it stands already; its entry, and whether it was new or over
-        and is to begin (again)."""
+    def queued(self, asked: Asked, has_record: bool) -> tuple["Contents", Entry, bool]:
+        """With this command at its end, or where it stands already; its entry, and whether it is to begin
+        (again). One that is done stays so, unless it `has_record` of its own, which is asked at its turn."""
         there = next((one for one in self.entries if one.asked.words == asked.words), None)
         if there is None:
             number = max((one.number for one in self.entries), default=0) + 1
             entry = Entry(number, asked)
             return replace(self, entries=[*self.entries, entry]), entry, True
-        if there.state in ("waiting", "running", "restarting"):
+        if there.state in ("waiting", "running", "restarting") or (there.state == "done" and not has_record):
             return self, there, False
         entry = replace(there, asked=asked, state="waiting", reason="", attempts=0)
         return self.with_entry(entry), entry, True

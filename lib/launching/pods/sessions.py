@@ -6,8 +6,10 @@ import shlex
 import subprocess
 import sys
 import time
+from typing import Any
 
 from lib.base.source_code import ROOT
+from lib.launching.pods import tokens
 from lib.launching.pods.entries import Queue
 
 PATIENCE_S = 60.0  # for an interpreter to start on a busy machine
@@ -20,9 +22,11 @@ def name() -> str:
 
 
 def tmux(*words: str) -> subprocess.CompletedProcess[str]:
-    """Raises ValueError where there is no tmux."""
+    """Raises ValueError where there is no tmux. Its server would keep a token for every later session."""
+    environment = {name: value for name, value in os.environ.items() if name not in tokens.NAMES}
+    pipes: Any = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
     try:
-        return subprocess.run(["tmux", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        return subprocess.run(["tmux", *words], env=environment, **pipes)
     except FileNotFoundError:
         raise ValueError(
             "tmux is missing on this host; type: apt-get install tmux (or your package manager's)"

@@ -83,7 +83,10 @@ def table(queue: Queue, session: str) -> list[str]:
     lines = [f"queue: {headline(contents, supervisor, session)}"]
     rows = [_row(entry, state_of(entry, supervisor)) for entry in contents.entries]
     if rows:
-        lines += _columns([["", "state", "code", "step", "loss", "left", "command", ""], *rows])
+        head, *cells = _columns([["", "state", "code", "step", "loss", "left", "command"], *rows])
+        lines.append(head)
+        for entry, line in zip(contents.entries, cells, strict=True):
+            lines += [line, *([f"   {entry.reason}"] if entry.reason else [])]
     known = {entry.run for entry in contents.entries}
     if others := [run for run in _runs(queue.root) if str(Path(run.path).absolute()) not in known]:
         lines += ["", "other runs:", *_columns([_other(run) for run in others])]
@@ -109,7 +112,7 @@ def _runs(root: Path) -> list[listing.Listed]:
 
 def _row(entry: Entry, state: str) -> list[str]:
     code = "-" if entry.exit_code is None else words_of(entry.exit_code)
-    return [str(entry.number), state, code, *_cells(progress(entry.run)), entry.asked.command, entry.reason]
+    return [str(entry.number), state, code, *_cells(progress(entry.run)), entry.asked.command]
 
 
 def _other(run: listing.Listed) -> list[str]:

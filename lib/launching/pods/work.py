@@ -93,7 +93,7 @@ class Work:
         self._log_read += len(text)
         self.said = text.decode("utf-8", "replace").splitlines()
         if runs := [run for line in self.said if (run := marks.run_named_in(line))]:
-            self.entry = replace(self.entry, run=runs[-1])
+            self.entry = replace(self.entry, run=str(self.queue.root / runs[-1]))
 
     def _end(self, code: int) -> None:
         run = self.entry.run
