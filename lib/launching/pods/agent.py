@@ -136,10 +136,12 @@ def _stop_what_was_left(queue: Queue) -> None:
 
 def where(queue: Queue, request: dict[str, Any]) -> None:
     """For the laptop: what to attach to, which log to show, where the runs are and on which disk."""
-    entries = [one for one in queue.read().entries if one.attempts]
-    number = request.get("number")
+    entries, number = queue.read().entries, request.get("number")
     chosen = [one for one in entries if number in (None, one.number)]
-    at_work = [one for one in chosen if one.state == "running"] or chosen
+    at_work = [one for one in chosen if one.state == "running"]
+    at_work = at_work or [one for one in chosen if one.attempts]
+    if request.get("to_come"):  # what begins next is in no hurry: its experiment may be finished already
+        at_work = [one for one in chosen if one.state in ("running", "waiting")][:1] or at_work
     speak_json(
         {
             "session": sessions.name() if sessions.exists() else None,

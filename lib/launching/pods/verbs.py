@@ -47,7 +47,7 @@ def status(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
 def logs(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
     """The end of a command's log. Raises ValueError when there is none."""
     host = _ready(host)
-    where = _where(host, flags.number)
+    where = _where(host, number=flags.number, to_come=flags.follow)
     if where["log"] is None:
         known = ", ".join(map(str, where["numbers"])) or "none"
         raise ValueError(f"no command here has said anything (--number {flags.number}; there is {known})")
@@ -143,8 +143,8 @@ def _require(host: Host, seen: Seen, program: str) -> None:
         raise ValueError(f"{program} is missing on {host.name}; type there: apt-get install {program}")
 
 
-def _where(host: Host, number: int | None = None) -> dict[str, Any]:
-    code, said = host.captured(host.agent("where"), {"number": number})
+def _where(host: Host, **asked_for: int | None) -> dict[str, Any]:
+    code, said = host.captured(host.agent("where"), asked_for)
     if code:
         raise ValueError(f"{host.name} does not say what it runs (exit code {code})")
     where: dict[str, Any] = json.loads(said)
