@@ -1,7 +1,9 @@
 """launch/pod.sh on this machine: a real tmux, a real supervisor, small commands with the exit codes that
 count."""
 
+import contextlib
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -211,3 +213,52 @@ def test_a_laptop_needs_no_package(laptop: Laptop, place: Place) -> None:
     command = [sys.executable, "-S", str(laptop.root / "lib" / "launching" / "pods"), "status", "local"]
     done = subprocess.run(command, env=laptop.env, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "queue: nothing was started here\n"), done.stderr
+
+
+def test_a_full_disk_is_said_before_anything_starts(laptop: Laptop, place: Place, tmp_path: Path) -> None:
+    disk = laptop.root / ".pod"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"0" * 4096)
+        said = laptop.pod("start", *fake(tmp_path / "a", "0"), code=2).stderr
+        assert f"the disk of {laptop.root} is full; make room" in said
+        (disk / "filler").unlink()
+        assert "nothing was started here" in laptop.pod("status").stdout
+        assert not (tmp_path / "a").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_attach_shows_the_terminal_where_it_runs(laptop: Laptop, place: Place, tmp_path: Path) -> None:
+    laptop.pod("start", *FAST, *fake(tmp_path / "a", "stop"))
+    wait_for((tmp_path / "a" / "ready").exists)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        command = ["bash", str(laptop.root / "launch" / "pod.sh"), "attach", "local"]
+        os.execvpe("bash", command, laptop.env | {"TERM": "xterm"})
+    seen = b""
+    while b"turn 0" not in seen:
+        seen += os.read(terminal, 4096)
+    for key in (b"\x02", b"d"):  # leave it; keys without a pause count as pasted
+        os.write(terminal, key)
+        time.sleep(0.1)
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while os.read(terminal, 4096):
+            pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert place.states() == ["running"]
+    laptop.pod("stop")
+
+
+def test_a_run_that_was_to_be_new_goes_on_after_a_stop(laptop: Laptop, place: Place, tmp_path: Path) -> None:
+    words = fake(tmp_path / "a", "stop,1,0", "1,2,3", "--resume", "never")
+    laptop.pod("start", *FAST, *words)
+    wait_for((tmp_path / "a" / "ready").exists)
+    laptop.pod("stop")
+    assert "1: goes on: scripts/fake.py" in laptop.pod("start", *FAST, *words).stdout
+    assert place.ended() == ["done"]
+    assert [turn["argv"][-1] for turn in place.turns(tmp_path / "a")] == ["never", "auto", "auto"]

@@ -4,10 +4,12 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -246,3 +248,52 @@ def test_what_keeps_ssh_from_the_host_is_said_with_what_to_type(
     other.root, other.env = laptop.root, laptop.env
     other.host = [host, "-F", str(tmp_path / "config")]
     assert message in other.pod("start", *fake("x", "0"), code=2).stderr
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """One megabyte."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        yield
+    finally:
+        # rsync's other end may still stand there
+        wait_for(lambda: subprocess.run(["umount", str(folder)], capture_output=True).returncode == 0)
+
+
+def test_a_full_disk_on_either_side_is_said(laptop: Laptop, place: Place, here: Path) -> None:
+    other = Laptop.__new__(Laptop)
+    other.root, other.env = laptop.root, laptop.env
+    with small_disk(here / "small"):  # the project has 1.3 MB
+        other.host = [*laptop.host[:3], "--folder", str(here / "small" / "x")]
+        assert "a disk is full (rsync: [receiver]" in other.pod("up", code=2).stderr
+    run = place.root / "runs" / "arena" / "x"
+    run.mkdir(parents=True)
+    (run / "big").write_bytes(os.urandom(2 << 20))
+    with small_disk(laptop.root / "runs"):
+        assert "a disk is full (rsync: [receiver]" in laptop.pod("fetch", code=2).stderr
+        assert not (laptop.root / "runs" / "arena" / "x" / "big").exists()
+
+
+@pytest.mark.parametrize("program", ["rsync", "tmux"])
+def test_a_host_without_a_program_says_what_to_type(
+    laptop: Laptop, place: Place, here: Path, program: str
+) -> None:
+    programs = here / f"without {program}"
+    programs.mkdir()
+    for folder in os.environ["PATH"].split(":"):
+        for file in Path(folder).iterdir() if Path(folder).is_dir() else []:
+            if file.name != program and not (programs / file.name).is_symlink():
+                (programs / file.name).symlink_to(file)
+    server = Sshd(here / f"sshd without {program}", {"PATH": str(programs)})
+    try:
+        other = Laptop.__new__(Laptop)
+        other.root, other.env = laptop.root, laptop.env
+        other.host = ["pod", "-F", str(server.config), *laptop.host[3:]]
+        words = ["up"] if program == "rsync" else ["start", *fake("x", "0")]
+        said = other.pod(*words, code=2).stderr
+        assert f"{program} is missing on pod; type there: apt-get install {program}" in said
+    finally:
+        server.end()

@@ -66,13 +66,15 @@ def _checked(one: dict[str, Any]) -> Asked:
 
 def _queued(contents: Contents, commands: list[Asked]) -> tuple[Contents, list[str]]:
     """With these commands, and what a person had stopped; and what to say of each."""
-    lines = []
-    if not commands and not _left(contents.gone_on()):
+    stopped = [one for one in contents.entries if one.state == "stopped"]
+    lines = [f"{one.number}: goes on: {one.asked.command}" for one in stopped]
+    contents = contents.gone_on()
+    if not commands and not _left(contents):
         raise ValueError(
             "nothing is left to do here; type a command: pod.sh start HOST -- scripts/train.py arena"
         )
-    contents = contents.gone_on()
-    for asked in commands:
+    going_on = [one.asked.words for one in stopped]
+    for asked in (one for one in commands if one.words not in going_on):
         contents, entry, begins = contents.queued(asked, programs.train_flags(asked.words) is not None)
         word = "queued" if begins else f"is in the queue already ({entry.state})"
         lines.append(f"{entry.number}: {word}: {asked.command}")

@@ -72,16 +72,16 @@ class Contents:
             return replace(self, entries=[*self.entries, entry]), entry, True
         if there.state in ("waiting", "running", "restarting") or (there.state == "done" and not has_record):
             return self, there, False
-        entry = replace(there, asked=asked, state="waiting", reason="", attempts=0)
+        entry = replace(there, asked=asked, state="waiting", reason="", attempts=0, run=None)
         return self.with_entry(entry), entry, True
 
     def gone_on(self) -> "Contents":
-        """What somebody stopped waits again."""
-        stopped = [one for one in self.entries if one.state == "stopped"]
-        entries = self
-        for one in stopped:
-            entries = entries.with_entry(replace(one, state="waiting", reason="", attempts=0))
-        return entries
+        """What somebody stopped waits again, to go on with its run."""
+        entries = [
+            replace(one, state="waiting", reason="", attempts=0) if one.state == "stopped" else one
+            for one in self.entries
+        ]
+        return replace(self, entries=entries)
 
 
 class Queue:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 LOCAL = "local"
 PYTHON = '"${PYTHON:-.venv/bin/python}"'
 SSH_FAILED = 255
-TIMEOUT_S = 20  # to reach a host; ssh's own is minutes
+TIMEOUT_S = 20  # to reach a host, and of silence, three times; by itself ssh waits for minutes
 VANISHED = 24  # rsync's code when a file went away while it was read
 
 # Where the project is on a host: a rented pod's volume, which outlives the container, or the home folder.
@@ -72,7 +72,8 @@ class Host:
     def ssh(self, *more: str) -> list[str]:
         """Without a terminal nobody can answer a question."""
         batch = () if sys.stdin.isatty() else ("-o", "BatchMode=yes")
-        return ["ssh", "-o", f"ConnectTimeout={TIMEOUT_S}", *batch, *self.options, *more]
+        patience = ("-o", f"ConnectTimeout={TIMEOUT_S}", "-o", f"ServerAliveInterval={TIMEOUT_S}")
+        return ["ssh", *patience, *batch, *self.options, *more]
 
     def words(self, script: str, terminal: bool = False) -> list[str]:
         """The command that runs a shell script there."""
@@ -135,7 +136,8 @@ class Host:
 
     def agent(self, verb: str) -> str:
         """The script that asks the project's own code there; `folder` is known by now."""
-        return f"cd {shlex.quote(str(self.folder))} && exec {PYTHON} -m lib.launching.pods.agent {verb}"
+        program = f"exec {PYTHON} -m lib.launching.pods.agent {verb}"
+        return f"cd {shlex.quote(str(self.folder))} && {{ [ ! -f .env.sh ] || . ./.env.sh; }} && {program}"
 
     def become(self, script: str) -> None:
         """Let this process be the command: its terminal is the other one's."""

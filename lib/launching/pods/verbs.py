@@ -147,7 +147,7 @@ def _where(host: Host, **asked_for: int | None) -> dict[str, Any]:
     code, said = host.captured(host.agent("where"), asked_for)
     if code:
         raise ValueError(f"{host.name} does not say what it runs (exit code {code})")
-    where: dict[str, Any] = json.loads(said)
+    where: dict[str, Any] = json.loads(said[said.index("{") :])  # behind what a login shell may say
     return where
 
 

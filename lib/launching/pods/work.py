@@ -54,7 +54,7 @@ class Work:
             more["CUDA_VISIBLE_DEVICES"] = ",".join(entry.devices)
         self._log_read = log.stat().st_size if log.exists() else 0
         try:
-            words = again(entry.asked) if entry.attempts else entry.asked.words
+            words = again(entry.asked) if entry.run else entry.asked.words
             self.process = programs.begin(words, log, more)
         except OSError as error:
             self.entry = replace(entry, state="failed", reason=f"could not be started: {error}")
