@@ -119,6 +119,7 @@ def test_after_a_reboot_status_says_so_and_start_goes_on(
     assert len(place.turns(tmp_path / "a")) == 2
 
 
+@pytest.mark.faults
 def test_a_process_that_outlived_its_supervisor_is_not_started_twice(
     laptop: Laptop, place: Place, tmp_path: Path
 ) -> None:
@@ -233,6 +234,7 @@ def test_a_full_disk_is_said_before_anything_starts(laptop: Laptop, place: Place
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.faults
 def test_attach_shows_the_terminal_where_it_runs(laptop: Laptop, place: Place, tmp_path: Path) -> None:
     laptop.pod("start", *FAST, *fake(tmp_path / "a", "stop"))
     wait_for((tmp_path / "a" / "ready").exists)
@@ -254,6 +256,7 @@ def test_attach_shows_the_terminal_where_it_runs(laptop: Laptop, place: Place, t
     laptop.pod("stop")
 
 
+@pytest.mark.faults
 def test_a_run_that_was_to_be_new_goes_on_after_a_stop(laptop: Laptop, place: Place, tmp_path: Path) -> None:
     words = fake(tmp_path / "a", "stop,1,0", "1,2,3", "--resume", "never")
     laptop.pod("start", *FAST, *words)
@@ -262,3 +265,32 @@ def test_a_run_that_was_to_be_new_goes_on_after_a_stop(laptop: Laptop, place: Pl
     assert "1: goes on: scripts/fake.py" in laptop.pod("start", *FAST, *words).stdout
     assert place.ended() == ["done"]
     assert [turn["argv"][-1] for turn in place.turns(tmp_path / "a")] == ["never", "auto", "auto"]
+
+
+@pytest.mark.faults
+def test_up_looks_at_this_machine_with_the_real_doctor(laptop: Laptop, place: Place) -> None:
+    done = laptop.pod("up", code=None)
+    assert done.returncode in (0, 3) and "all-reduce" in done.stdout and " checks in " in done.stdout
+
+
+@pytest.mark.faults
+def test_a_disk_that_fills_up_does_not_end_the_supervisor(
+    laptop: Laptop, place: Place, tmp_path: Path
+) -> None:
+    disk = laptop.root / ".pod"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        laptop.pod("start", *FAST, *fake(tmp_path / "a", "stop,0", "1,2"))
+        wait_for((tmp_path / "a" / "ready").exists)
+        with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"0" * 4096)
+        os.kill(place.entries()[0]["pid"], signal.SIGKILL)
+        wait_for(lambda: len(place.turns(tmp_path / "a")) == 2)
+        (disk / "filler").unlink()
+        assert place.ended() == ["done"]
+    finally:
+        place.close()
+        wait_for(lambda: subprocess.run(["umount", str(disk)], capture_output=True).returncode == 0)

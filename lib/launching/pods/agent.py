@@ -146,7 +146,7 @@ def where(queue: Queue, request: dict[str, Any]) -> None:
         at_work = [one for one in chosen if one.state in ("running", "waiting")][:1] or at_work
     speak_json(
         {
-            "session": sessions.name() if sessions.exists() else None,
+            "session": sessions.name() if queue.supervisor() and sessions.exists() else None,
             "supervisor": queue.supervisor(),
             "log": str(queue.log(at_work[-1].number)) if at_work else None,
             "numbers": [one.number for one in entries],

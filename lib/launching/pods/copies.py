@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.base.console import speak
-from lib.launching.pods.host import ROOT, VANISHED, Host
+from lib.launching.pods.host import ROOT, VANISHED, Host, is_missing
 
 PARTIAL = ".rsync-partial"  # what has arrived of a file whose copy was cut, in its folder
 # Runs, environments, caches, what is secret, and what belongs to one machine.
@@ -24,6 +24,8 @@ class Copied:
     size: int = 0
     runs: set[str] = field(default_factory=set)
     vanished: bool = False
+    missing: bool = False
+    """There was nothing to copy from."""
 
     def words(self) -> str:
         megabytes = f"{self.size / 1e6:,.1f} MB"
@@ -49,7 +51,7 @@ def fetch(host: Host, runs_dir: str, only_look: bool = False) -> Copied:
         target.mkdir(parents=True, exist_ok=True)
     done = host.rsync(words, f":{Path(str(host.folder)) / runs_dir}/", f"{target}/")
     copied = counted(done.stdout)
-    copied.vanished = done.returncode == VANISHED
+    copied.vanished, copied.missing = done.returncode == VANISHED, is_missing(done)
     return copied
 
 

@@ -8,15 +8,16 @@ from lib.base import exits
 from lib.base.console import speak
 from lib.command_line import parse, split_recipe
 from lib.config import Config
-from lib.runs.folder import RunFolder
+from lib.runs.folder import RunFolder, parent
 
 
 def finished(config: Config) -> RunFolder | None:
     """The run of the last of its seeds, when all of them are finished."""
-    from lib.runs import resume
-
-    if config.tracking.resume == "never":
+    done = any(RunFolder(path).status().get("phase") == "done" for path in parent(config).glob("[!.]*"))
+    if config.tracking.resume == "never" or not done:
         return None
+    from lib.runs import resume  # imports torch, which takes seconds
+
     first, run = config.optim.seed, None
     for seed in range(first, first + config.tracking.seeds):
         tracking = replace(config.tracking, seeds=1)

@@ -10,33 +10,45 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lib.base.exits import StoppedError
+from lib.base.exits import BAD_INPUT, StoppedError
 from lib.launching.pods import trouble
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCAL = "local"
-PYTHON = '"${PYTHON:-.venv/bin/python}"'
 SSH_FAILED = 255
 TIMEOUT_S = 20  # to reach a host, and of silence, three times; by itself ssh waits for minutes
-VANISHED = 24  # rsync's code when a file went away while it was read
+PARTLY, VANISHED = 23, 24  # rsync's codes: not all was copied; a file went away while it was read
 
 # Where the project is on a host: a rented pod's volume, which outlives the container, or the home folder.
-LOOK = """
-folder={folder}
+FIND = """
+folder={folder} host={host} make={make}
 if [ -z "$folder" ]; then
     folder=$HOME/{name}
     if [ -d /workspace ] && [ -w /workspace ]; then folder=/workspace/{name}; fi
 fi
-[ -z '{make}' ] || mkdir -p "$folder" || exit 3
+[ -z "$make" ] || mkdir -p "$folder" || exit 3
 [ ! -d "$folder" ] || {{ cd "$folder" && folder=$PWD; }}
-echo "pod-folder=$folder"
-[ ! -d "$folder/lib/launching/pods" ] || echo pod-code=yes
 python="${{PYTHON:-$folder/.venv/bin/python}}"
-state=$(cat .venv/.setup 2>/dev/null)
-[ ! -x "$python" ] || [ "$state" = unfinished ] || echo pod-ready=yes
-for program in tmux rsync; do ! command -v $program >/dev/null || echo pod-$program=yes; done
+has_code() {{ [ -d "$folder/lib/launching/pods" ]; }}
+is_ready() {{ has_code && [ -x "$python" ] && [ "$(cat .venv/.setup 2>/dev/null)" != unfinished ]; }}
+has() {{ command -v "$1" >/dev/null; }}
+"""
+LOOK = """
+echo "pod-folder=$folder"
+! has_code || echo pod-code=yes
+! is_ready || echo pod-ready=yes
+for program in tmux rsync; do ! has $program || echo pod-$program=yes; done
 at=$folder; while [ ! -d "$at" ]; do at=$(dirname "$at"); done
 echo "pod-disk=$(df -Pk "$at" | tail -n 1)"
+"""
+# One connection for all: over a slow line each takes seconds.
+ASK = """
+refuse() {{ echo "error: $*" >&2; exit 2; }}
+has_code || refuse "$host:$folder has no code of this project; type: {up}"
+is_ready || refuse "$host:$folder is not set up; type: {up}"
+{need_tmux} || has tmux || refuse "tmux is missing on $host; type there: apt-get install tmux"
+[ ! -f .env.sh ] || . ./.env.sh
+exec "$python" -m lib.launching.pods.agent {verb}
 """
 
 
@@ -82,27 +94,54 @@ class Host:
             return shell
         return [*self.ssh(*(("-t",) if terminal else ())), self.name, shlex.join(shell)]
 
+    def _find(self, make: bool = False) -> str:
+        """The script that goes to the project's folder there."""
+        wanted = str(ROOT) if self.is_local else self.folder or ""
+        words = {"folder": wanted, "host": self.name, "make": "yes" if make else "", "name": ROOT.name}
+        return FIND.format(**{key: shlex.quote(word) for key, word in words.items()})
+
     def looked_at(self, make: bool = False) -> "tuple[Host, Seen]":
         """With the folder that is used there, made if it is to be. Raises ValueError when it cannot be."""
-        wanted = str(ROOT) if self.is_local else self.folder or ""
-        words = {"folder": shlex.quote(wanted), "name": shlex.quote(ROOT.name), "make": "yes" if make else ""}
-        code, said = self.captured(LOOK.format(**words))
+        code, said = self.captured(self._find(make) + LOOK)
         pairs = [
             line[4:].split("=", 1) for line in said.splitlines() if line.startswith("pod-") and "=" in line
         ]
         there = dict(pairs)
         if code or "folder" not in there:
             raise ValueError(
-                f"no folder can be made on {self.name} ({wanted or '~'}); choose one with --folder"
+                f"no folder can be made on {self.name} ({self.folder or '~'}); choose one with --folder"
             )
         programs = tuple(name for name in ("tmux", "rsync") if name in there)
         seen = Seen(there["folder"], "code" in there, "ready" in there, programs, there.get("disk", ""))
         return replace(self, folder=seen.folder), seen
 
+    def asking(self, verb: str) -> str:
+        """The script that asks the project's own code there, or says why it cannot be asked (exit code 2)."""
+        up = "bash setup.sh" if self.is_local else f"launch/pod.sh up {self.name}"
+        need_tmux = "false" if verb == "start" else "true"
+        return self._find() + ASK.format(up=up, verb=verb, need_tmux=need_tmux)
+
+    def asked(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
+        """The object that the project's code answers with. Raises ValueError, in its words."""
+        code, said = self.captured(self.asking(verb), request)
+        if code:
+            raise ValueError(f"{self.name} does not answer (exit code {code})")
+        answer: dict[str, Any] = json.loads(said[said.index("{") :])  # behind what a login shell may say
+        return answer
+
     def captured(self, script: str, request: dict[str, Any] | None = None) -> tuple[int, str]:
-        """Exit code and stdout. Raises ValueError, in words, when the host is not reached."""
+        """Exit code and stdout. Raises ValueError, in words, when the host is not reached or refuses."""
         done = self._run(self.words(script), request, stdout=subprocess.PIPE)
+        if done.returncode == BAD_INPUT:
+            raise ValueError(done.stderr.strip().removeprefix("error: "))
+        sys.stderr.write(done.stderr)
         return done.returncode, done.stdout
+
+    def shown(self, script: str, request: dict[str, Any] | None = None) -> int:
+        """Run it there, with its lines here as they come; the exit code."""
+        done = self._run(self.words(script), request)
+        sys.stderr.write(done.stderr)
+        return int(done.returncode)
 
     def _run(self, words: list[str], request: dict[str, Any] | None, **streams: Any) -> Any:
         """What is sent stands on stdin, where no list of processes shows it."""
@@ -118,7 +157,6 @@ class Host:
         out, err = process.communicate(text)
         if process.returncode == SSH_FAILED and not self.is_local:
             self._refuse(err)
-        sys.stderr.write(err)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def _refuse(self, said: str) -> None:
@@ -129,15 +167,6 @@ class Host:
                 f"the connection to {self.name} was cut; what runs there goes on, type the same again"
             )
         raise ValueError(message or f"ssh {self.name} failed: {said.strip() or 'without a word'}")
-
-    def shown(self, script: str, request: dict[str, Any] | None = None) -> int:
-        """Run it there, with its lines here as they come; the exit code."""
-        return int(self._run(self.words(script), request).returncode)
-
-    def agent(self, verb: str) -> str:
-        """The script that asks the project's own code there; `folder` is known by now."""
-        program = f"exec {PYTHON} -m lib.launching.pods.agent {verb}"
-        return f"cd {shlex.quote(str(self.folder))} && {{ [ ! -f .env.sh ] || . ./.env.sh; }} && {program}"
 
     def become(self, script: str) -> None:
         """Let this process be the command: its terminal is the other one's."""
@@ -156,7 +185,7 @@ class Host:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
         )
-        if done.returncode in (0, VANISHED):
+        if done.returncode in (0, VANISHED) or is_missing(done):
             return done
         message = trouble.of_rsync(done.stderr, self.name, self._typed)
         if message is None and (trouble.is_cut(done.stderr) or done.returncode in (-15, -9, 12, 20, 30)):
@@ -164,3 +193,8 @@ class Host:
                 f"the copy was cut off ({done.stderr.strip()}); type the same again, it goes on"
             )
         raise ValueError(message or f"rsync failed with code {done.returncode}: {done.stderr.strip()}")
+
+
+def is_missing(done: subprocess.CompletedProcess[str]) -> bool:
+    """Was there nothing to copy from?"""
+    return done.returncode == PARTLY and "change_dir" in done.stderr and "No such file" in done.stderr

@@ -1,10 +1,8 @@
 """What each word behind pod.sh does, from the laptop's side."""
 
 import argparse
-import json
 import shlex
 import sys
-from typing import Any
 
 from lib.base.console import speak
 from lib.base.exits import DONE
@@ -14,40 +12,35 @@ from lib.launching.pods.host import ROOT, Host, Seen
 
 def up(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
     """Code, packages, a look at the machine. Raises ValueError."""
+    secrets = tokens.gathered(flags.env_file)
     host, seen = host.looked_at(make=True)
     if not host.is_local:
-        _require(host, seen, "rsync")
-        if seen.has_code and seen.is_ready and _where(host)["supervisor"] is not None:
+        _require_rsync(host, seen)
+        if seen.is_ready and host.asked("where", {})["supervisor"] is not None:
             raise ValueError(
                 f"runs are at work in {host.name}:{host.folder}, and would be refused with other code when "
                 f"they go on; stop them (pod.sh stop {host.name}), or push to another --folder"
             )
         copied = copies.push(host)
         speak(f"pushed {copied.words()} to {host.name}:{host.folder}")
-    code = host.shown(
-        f'cd {shlex.quote(str(host.folder))} && {{ [ "${{PYTHON:-}}" ] || bash setup.sh; }} 2>&1'
-    )
-    if code:
-        return code
-    return host.shown(f"{{ {host.agent('doctor')}; }} 2>&1", {"secrets": tokens.gathered(flags.env_file)})
+    set_up = '{ [ "${PYTHON:-}" ] || bash setup.sh; } 2>&1'
+    code = host.shown(f"cd {shlex.quote(str(host.folder))} && {set_up}")
+    return code or host.shown(f"exec 2>&1\n{host.asking('doctor')}", {"secrets": secrets})
 
 
 def start(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
     """Queue, and see that it is worked on. Raises ValueError before anything has begun."""
     commands, secrets = asked.commands(flags, words), tokens.gathered(flags.env_file)
-    host = _ready(host, "tmux")
-    return host.shown(host.agent("start"), {"commands": commands, "secrets": secrets})
+    return host.shown(host.asking("start"), {"commands": commands, "secrets": secrets})
 
 
 def status(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
-    host = _ready(host)
-    return host.shown(host.agent("status"), {"json": flags.json})
+    return host.shown(host.asking("status"), {"json": flags.json})
 
 
 def logs(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
     """The end of a command's log. Raises ValueError when there is none."""
-    host = _ready(host)
-    where = _where(host, number=flags.number, to_come=flags.follow)
+    where = host.asked("where", {"number": flags.number, "to_come": flags.follow})
     if where["log"] is None:
         known = ", ".join(map(str, where["numbers"])) or "none"
         raise ValueError(f"no command here has said anything (--number {flags.number}; there is {known})")
@@ -60,8 +53,7 @@ def logs(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
 
 def attach(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
     """Raises ValueError when nothing runs."""
-    host = _ready(host, "tmux")
-    session = _where(host)["session"]
+    session = host.asked("where", {})["session"]
     if session is None:
         raise ValueError(f"nothing is at work on {host.name}; pod.sh status {host.name} says what was")
     host.become(f"exec tmux attach-session -t ={session}")
@@ -69,8 +61,7 @@ def attach(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
 
 
 def stop(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
-    host = _ready(host)
-    return host.shown(host.agent("stop"), {"now": flags.now})
+    return host.shown(host.asking("stop"), {"now": flags.now})
 
 
 def fetch(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
@@ -78,8 +69,13 @@ def fetch(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
     if host.is_local:
         raise ValueError("the runs of local are here already")
     host, seen = host.looked_at()
-    _require(host, seen, "rsync")
-    copies.say_fetched(copies.fetch(host, flags.runs_dir), ROOT / flags.runs_dir)
+    _require_rsync(host, seen)
+    copied = copies.fetch(host, flags.runs_dir)
+    if copied.missing:
+        raise ValueError(
+            f"there is no {flags.runs_dir} in {host.name}:{host.folder}; --runs-dir or --folder?"
+        )
+    copies.say_fetched(copied, ROOT / flags.runs_dir)
     return DONE
 
 
@@ -87,12 +83,12 @@ def down(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
     """End what runs there, after saying what would be left behind."""
     host, seen = host.looked_at()
     if not host.is_local:
-        _require(host, seen, "rsync")
+        _require_rsync(host, seen)
         _say_unfetched(host, flags.runs_dir)
     if not flags.yes and not _agreed(f"End everything in {host.name}:{host.folder}? [y/N] "):
         speak("nothing was changed")
         return DONE
-    code = host.shown(host.agent("down")) if seen.is_ready else DONE
+    code = host.shown(host.asking("down"), {}) if seen.is_ready else DONE
     speak(f"This does not end the machine, which goes on billing. {host.folder} is on {_disk(seen)}:")
     speak(
         "a machine that is only stopped goes on billing for its disks, until it is terminated and its volume"
@@ -110,7 +106,7 @@ def _disk(seen: Seen) -> str:
 def _say_unfetched(host: Host, runs_dir: str) -> None:
     left = copies.fetch(host, runs_dir, only_look=True)
     if not left.files:
-        speak("every run is fetched")
+        speak(f"there is no {runs_dir} there" if left.missing else "every run is fetched")
         return
     speak(f"not fetched yet: {left.words()} (pod.sh fetch {host.name})")
     for run in sorted(left.runs):
@@ -125,30 +121,9 @@ def _agreed(question: str) -> bool:
         return False
 
 
-def _ready(host: Host, *programs: str) -> Host:
-    """With its folder. Raises ValueError that says what is missing there."""
-    host, seen = host.looked_at()
-    what = "bash setup.sh" if host.is_local else f"launch/pod.sh up {host.name}"
-    if not seen.has_code:
-        raise ValueError(f"{host.name}:{host.folder} has no code of this project; type: {what}")
-    if not seen.is_ready:
-        raise ValueError(f"{host.name}:{host.folder} is not set up; type: {what}")
-    for program in programs:
-        _require(host, seen, program)
-    return host
-
-
-def _require(host: Host, seen: Seen, program: str) -> None:
-    if program not in seen.programs:
-        raise ValueError(f"{program} is missing on {host.name}; type there: apt-get install {program}")
-
-
-def _where(host: Host, **asked_for: int | None) -> dict[str, Any]:
-    code, said = host.captured(host.agent("where"), asked_for)
-    if code:
-        raise ValueError(f"{host.name} does not say what it runs (exit code {code})")
-    where: dict[str, Any] = json.loads(said[said.index("{") :])  # behind what a login shell may say
-    return where
+def _require_rsync(host: Host, seen: Seen) -> None:
+    if "rsync" not in seen.programs:
+        raise ValueError(f"rsync is missing on {host.name}; type there: apt-get install rsync")
 
 
 VERBS = {one.__name__: one for one in (up, start, status, logs, attach, stop, fetch, down)}
