@@ -200,9 +200,10 @@ def test_what_ssh_says_becomes_what_to_type(said: str, message: str) -> None:
 
 def test_what_rsync_says_becomes_what_to_type() -> None:
     full = 'rsync: [receiver] write failed on "/x/a": No space left on device (28)'
-    assert "a disk is full" in str(trouble.of_rsync(full, "pod", ""))
+    assert "a disk is full" in str(trouble.of_rsync(full, 11, "pod", ""))
+    assert "a disk is full or" in str(trouble.of_rsync("", 11, "pod", ""))
     missing = "bash: line 1: rsync: command not found\nrsync: connection unexpectedly closed"
-    assert "rsync is missing on pod" in str(trouble.of_rsync(missing, "pod", ""))
+    assert "rsync is missing on pod" in str(trouble.of_rsync(missing, 12, "pod", ""))
 
 
 def test_files_and_runs_of_a_copy_are_counted() -> None:

@@ -187,7 +187,7 @@ class Host:
         )
         if done.returncode in (0, VANISHED) or is_missing(done):
             return done
-        message = trouble.of_rsync(done.stderr, self.name, self._typed)
+        message = trouble.of_rsync(done.stderr, done.returncode, self.name, self._typed)
         if message is None and (trouble.is_cut(done.stderr) or done.returncode in (-15, -9, 12, 20, 30)):
             raise StoppedError(
                 f"the copy was cut off ({done.stderr.strip()}); type the same again, it goes on"

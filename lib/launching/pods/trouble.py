@@ -50,6 +50,7 @@ RSYNC = (
         "this machine's rsync is too old; rsync 3.1 is needed (macOS: brew install rsync)",
     ),
 )
+FILE_ERROR = 11  # rsync's code
 CUT = (
     "Connection reset",
     "Broken pipe",
@@ -64,9 +65,13 @@ def of_ssh(said: str, host: str, options: str) -> str | None:
     return _message(SSH, said, host, options)
 
 
-def of_rsync(said: str, host: str, options: str) -> str | None:
-    """rsync reports the trouble of the ssh below it as well."""
-    return _message(RSYNC, said, host, options) or _message(SSH, said, host, options)
+def of_rsync(said: str, code: int, host: str, options: str) -> str | None:
+    """rsync reports the trouble of the ssh below it as well; of a full disk on the other side often only the
+    code arrives (3 of 20 times)."""
+    message = _message(RSYNC, said, host, options) or _message(SSH, said, host, options)
+    if message is None and code == FILE_ERROR:
+        return f"a disk is full or cannot be written (df -h here and on {host}); make room, type the same again"
+    return message
 
 
 def is_cut(said: str) -> bool:
