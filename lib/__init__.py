@@ -5,7 +5,7 @@ import os
 import sys
 
 # A laptop that only rents needs no packages for launch/pod.sh.
-RENTS_ONLY = sys.argv[0].endswith("lib/launching/pods")
+RENTS_ONLY = bool(sys.argv) and sys.argv[0].endswith("lib/launching/pods")
 # torch is the one that tells a machine nobody has set up
 if not RENTS_ONLY and importlib.util.find_spec("torch") is None:
     print(

@@ -44,7 +44,7 @@ code = codes[min(turn, len(codes) - 1)]
 if code == "stop":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     (folder / "ready").touch()
-    time.sleep(60)
+    time.sleep(300)
     code = "9"
 if code == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -60,7 +60,7 @@ def needs(*programs: str) -> None:
         pytest.skip(f"{' and '.join(missing)} not installed on this machine")
 
 
-def wait_for(what: Callable[[], Any], limit_s: float = 60.0) -> Any:
+def wait_for(what: Callable[[], Any], limit_s: float = 120.0) -> Any:
     """The first true value."""
     end_s = time.monotonic() + limit_s
     while not (value := what()):
@@ -97,7 +97,7 @@ class Laptop:
         """Type it, and see the exit code (None: any)."""
         with self.start(verb, *words, **env) as process:
             try:
-                out, err = process.communicate(timeout=120)
+                out, err = process.communicate(timeout=240)
             finally:
                 process.kill()
         assert code in (None, process.returncode), out + err

@@ -90,7 +90,7 @@ def status(queue: Queue, request: dict[str, Any]) -> None:
     if request["json"]:
         speak_json(standing.as_json(queue, sessions.name()))
         return
-    for line in standing.table(queue, sessions.name()):
+    for line in standing.table(queue, sessions.name(), request["width"]):
         speak(line)
 
 

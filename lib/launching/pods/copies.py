@@ -37,7 +37,9 @@ def push(host: Host) -> Copied:
     """The code, as it stands here."""
     excluded = [f"--exclude={pattern}" for pattern in NOT_CODE]
     done = host.rsync(["-rlpt", *excluded, "--out-format=%i %l %n"], f"{ROOT}/", f":{host.folder}/")
-    return counted(done.stdout)
+    copied = counted(done.stdout)
+    copied.runs = set()
+    return copied
 
 
 def fetch(host: Host, runs_dir: str, only_look: bool = False) -> Copied:

@@ -77,8 +77,9 @@ def headline(contents: Contents, supervisor: int | None, session: str) -> str:
     return "at its end: every command has ended"
 
 
-def table(queue: Queue, session: str) -> list[str]:
-    """For people: the queue, and below it the runs that did not come from it."""
+def table(queue: Queue, session: str, width: int | None = None) -> list[str]:
+    """For people: the queue, and below it the runs that did not come from it; `width`: most letters of a
+    line."""
     contents, supervisor = queue.read(), queue.supervisor()
     lines = [f"queue: {headline(contents, supervisor, session)}"]
     rows = [_row(entry, state_of(entry, supervisor)) for entry in contents.entries]
@@ -90,7 +91,9 @@ def table(queue: Queue, session: str) -> list[str]:
     known = {entry.run for entry in contents.entries}
     if others := [run for run in _runs(queue.root) if str(Path(run.path).absolute()) not in known]:
         lines += ["", "other runs:", *_columns([_other(run) for run in others])]
-    return lines
+    if width is None:
+        return lines
+    return [line if len(line) <= width else line[: width - 4].rstrip() + " ..." for line in lines]
 
 
 def as_json(queue: Queue, session: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def of_rsync(said: str, code: int, host: str, options: str) -> str | None:
     code arrives (3 of 20 times)."""
     message = _message(RSYNC, said, host, options) or _message(SSH, said, host, options)
     if message is None and code == FILE_ERROR:
-        return f"a disk is full or cannot be written (df -h here and on {host}); make room, type the same again"
+        return f"a disk is full or cannot be written (df -h here and on {host}); make room, type it again"
     return message
 
 

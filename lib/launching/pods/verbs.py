@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import shutil
 import sys
 
 from lib.base.console import speak
@@ -35,7 +36,8 @@ def start(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
 
 
 def status(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
-    return host.shown(host.asking("status"), {"json": flags.json})
+    width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else None
+    return host.shown(host.asking("status"), {"json": flags.json, "width": width})
 
 
 def logs(flags: argparse.Namespace, host: Host, words: list[str]) -> int:
