@@ -44,14 +44,14 @@ def fake(*words: object) -> tuple[str, ...]:
 def test_crashes_and_stops_by_the_machine_are_gone_on_with_until_done(
     laptop: Laptop, place: Place, tmp_path: Path
 ) -> None:
-    laptop.pod("start", *FAST, *fake(tmp_path / "a b", "1,75,kill,0", "1,2,3,4"))
+    laptop.pod("start", "--wait-s", "0.4", *fake(tmp_path / "a b", "1,75,kill,0", "1,2,3,4"))
     assert place.ended() == ["done"]
     (entry,) = place.entries()
     assert (entry["attempts"], entry["exit_code"]) == (4, 0)
     times = [turn["time"] for turn in place.turns(tmp_path / "a b")]
     gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-    # 0.1 s, then twice as long each time
-    assert len(gaps) == 3 and all(gap > wait for gap, wait in zip(gaps, (0.1, 0.2, 0.4), strict=True))
+    # twice as long each time
+    assert len(gaps) == 3 and all(gap > wait for gap, wait in zip(gaps, (0.4, 0.8, 1.6), strict=True))
     assert entry["run"] == str(laptop.root / "runs" / "arena" / "fake run" / "a b")
 
 

@@ -1,12 +1,13 @@
 """What follows when a command of a queue has ended, who begins next, and what is typed."""
 
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lib.launching.pods import asked, copies, policy, programs, tokens, trouble
-from lib.launching.pods.entries import Asked, Contents, Entry
+from lib.launching.pods.entries import Asked, Contents, Entry, Queue
 from lib.launching.pods.policy import Ended, Mark, follows
 
 TRAIN = ["scripts/train.py", "arena"]
@@ -103,6 +104,25 @@ def test_a_command_stands_once_in_the_queue() -> None:
     again, entry, begins = failed.queued(Asked(TRAIN), False)
     assert (entry.number, entry.state, entry.attempts, begins) == (1, "waiting", 0, True)
     assert [one.number for one in again.queued(Asked([*TRAIN, "--lr", "1"]), True)[0].entries] == [1, 2]
+
+
+def queue_thirty(root: Path, who: str) -> None:
+    shared = Queue(root)
+    for number in range(30):
+        with shared.locked():
+            shared.write(shared.read().queued(Asked([who, str(number)]), False)[0])
+
+
+def test_two_who_queue_at_once_lose_no_command(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=queue_thirty, args=(tmp_path, who)) for who in "ab"]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    entries = Queue(tmp_path).read().entries
+    assert sorted(one.number for one in entries) == list(range(1, 61))
+    assert {one.asked.command for one in entries} == {f"{who} {n}" for who in "ab" for n in range(30)}
 
 
 @pytest.mark.parametrize("has_record", [True, False])

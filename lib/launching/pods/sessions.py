@@ -42,15 +42,15 @@ def start_supervisor(queue: Queue) -> None:
     come."""
     if queue.supervisor() is not None:
         return
+    log = queue.folder / "supervisor.log"
     program = shlex.join([sys.executable, "-m", "lib.launching.pods.supervise"])
-    words = f"{SET_UP}; exec {program} 2>&1"
+    # -i: a Ctrl-C is for the supervisor, which has more to say
+    words = f"{SET_UP}; {program} 2>&1 | tee -ai {shlex.quote(str(log))}"
     if exists():  # of a supervisor that is ending, or that was killed
         tmux("kill-session", "-t", f"={name()}")
-    log = queue.folder / "supervisor.log"
     done = tmux("new-session", "-d", "-s", name(), "-c", str(ROOT), "sh", "-c", words)
     if done.returncode:
         raise ValueError(f"tmux could not start a session: {done.stderr.strip()}")
-    tmux("pipe-pane", "-t", f"={name()}:", "-o", f"cat >> {shlex.quote(str(log))}")
     end_s = time.monotonic() + PATIENCE_S
     while queue.supervisor() is None:
         if time.monotonic() > end_s or not exists():
