@@ -13,7 +13,6 @@ from lib.base.files import Lock, read_mapping, write_json
 
 State = Literal["waiting", "running", "restarting", "done", "failed", "stopped"]
 Phase = Literal["idle", "running", "stopping", "stopped"]
-UNFINISHED: tuple[State, ...] = ("running", "restarting", "stopped")
 FOLDER = ".pod"
 
 
