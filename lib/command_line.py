@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from lib import other_flags
-from lib.base import ranks
+from lib.base import moments, ranks
 from lib.base.marks import FlagCreatePairsOff as FlagCreatePairsOff  # for scripts
 from lib.base.marks import Positional as Positional
 from lib.base.marks import arg
@@ -70,7 +70,7 @@ def settled(config: Config, default: Config) -> Config:
         config = smoke(config)
         if lr != default.optim.lr:  # typed, by hand or by a sweep: it costs nothing and fetches nothing
             config = with_values(config, {"optim.lr": lr})
-    return validate(absolute_paths(with_prompt(config)))
+    return validate(with_moment(absolute_paths(with_prompt(config))))
 
 
 def words(config: Config, default: Config) -> list[str]:
@@ -137,6 +137,16 @@ def with_prompt(config: Config) -> Config:
         return config
     task = dataclasses.replace(task, template=prompt_in(Path(task.prompt_file)), prompt_file=None)
     return dataclasses.replace(config, task=task)
+
+
+def with_moment(config: Config) -> Config:
+    """With --deadline as a moment: a span from now would begin anew in each worker and each run of a
+    series."""
+    try:
+        moment = config.limits.deadline and moments.written(moments.moment_s(config.limits.deadline))
+    except ValueError:  # said together with all that makes no sense
+        return config
+    return with_values(config, {"limits.deadline": moment})
 
 
 def smoke(config: Config) -> Config:

@@ -1,7 +1,7 @@
 """The whole configuration: one frozen tree, the command line is made from it.
 
-Recipes give values, never fields. Everything outside `compute` and `tracking` is the experiment: it decides
-the numbers, and a resume looks for the same experiment.
+Recipes give values, never fields. Everything outside `compute`, `tracking` and `limits` is the experiment: it
+decides the numbers, and a resume looks for the same experiment.
 """
 
 from dataclasses import dataclass, field
@@ -243,6 +243,24 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    price: float | None = None
+    """What an hour of the whole machine costs, in any currency: then it is said what a run has cost and is
+    expected to."""
+    max_cost: float | None = None
+    """Most that one run may cost, all its sittings together (needs --price): in time for that it saves,
+    evaluates and ends with 75."""
+    deadline: str | None = None
+    """The same by a time: 2026-12-01T06:00 (local, unless it has a zone), or a span from now: 90m, 8h, 2d."""
+    notice: float | None = None
+    """Seconds between the warning and the end when the machine is taken away (0: none). Then a run saves as
+    often as loses least, instead of every --save-minutes."""
+    failure_hours: float | None = None
+    """Mean hours between two losses of the machine that nothing can be saved before. None, assumed: 8 where
+    --notice is too short to save, 168 where it is long enough and only crashes are left."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     recipe: Suppress[str] = "arena"
     """The experiment's file in lib/recipes."""
@@ -253,6 +271,7 @@ class Config:
     optim: OmitArgPrefixes[OptimConfig] = field(default_factory=OptimConfig)
     compute: OmitArgPrefixes[ComputeConfig] = field(default_factory=ComputeConfig)
     tracking: OmitArgPrefixes[TrackingConfig] = field(default_factory=TrackingConfig)
+    limits: OmitArgPrefixes[LimitsConfig] = field(default_factory=LimitsConfig)
     smoke: bool = False
     """Seconds on a CPU, no network: a toy model on sample rows through the whole path, a stop and a resume
     included."""

@@ -8,6 +8,8 @@ from lib.config import Config, TaskConfig
 
 # the parts that decide the numbers
 EXPERIMENT = ("recipe", "data", "task", "model", "adapter", "optim", "smoke")
+# the parts that decide none
+NO_NUMBERS = ("compute", "tracking", "limits")
 # once fields of `data`, whatever the recipe
 MOVED = ("prompt", "index", "index_passages", "context", "option_score", "swap")
 

@@ -3,7 +3,8 @@
 import re
 
 from lib import combinations, deepspeed_config
-from lib.config import ChooseConfig, CompleteConfig, Config, RagConfig
+from lib.base import moments
+from lib.config import ChooseConfig, CompleteConfig, Config, RagConfig, TrackingConfig
 
 MOST_THREADS = 1024  # beyond this a process is refused more of them by the system
 
@@ -32,6 +33,9 @@ def problems_of(config: Config) -> list[str]:
         "--keep": tracking.keep,
         "--stop-at": tracking.stop_at,
         "--seeds": tracking.seeds,
+        "--price": config.limits.price,
+        "--max-cost": config.limits.max_cost,
+        "--failure-hours": config.limits.failure_hours,
     }
     shares = {"--max-rejected": data.max_rejected, "--warmup": optim.warmup, "--dropout": model.dropout}
     limits = {"--max-cut": data.max_cut, "--max-prior": data.max_prior}
@@ -63,7 +67,7 @@ def problems_of(config: Config) -> list[str]:
     problems += thread_problems(compute.threads)
     problems += _adapter_problems(config) + _retrieval_problems(config) + _text_problems(config)
     problems += combinations.problems_of(config) + deepspeed_config.problems_of(config)
-    return problems + _tracking_problems(config)
+    return problems + _tracking_problems(config) + _limit_problems(config)
 
 
 def validate(config: Config) -> Config:
@@ -92,6 +96,34 @@ def _tracking_problems(config: Config) -> list[str]:
         problems.append("--lint-only trains nothing; leave --seeds and --smoke out")
     if tracking.name is not None and not re.fullmatch(r"\w[\w .+=,@-]{0,99}", tracking.name):
         problems.append(f"--name is {tracking.name!r}; use a word of up to 100 letters, digits and _ .+=,@-")
+    return problems
+
+
+def _limit_problems(config: Config) -> list[str]:
+    limits, tracking, problems = config.limits, config.tracking, []
+    if limits.max_cost is not None and limits.price is None:
+        problems.append(
+            f"--max-cost {limits.max_cost:g} needs to know what an hour costs; add --price 0.44, say"
+        )
+    if limits.deadline is not None:
+        try:
+            if moments.moment_s(limits.deadline) <= moments.now_s():
+                now = moments.written(moments.now_s())
+                problems.append(
+                    f"--deadline {limits.deadline} is past (it is {now}); name a later one, or 8h"
+                )
+        except ValueError as error:
+            problems.append(f"--deadline: {error}")
+    if limits.notice is None:
+        if limits.failure_hours is not None:
+            problems.append("--failure-hours is read with --notice only; add --notice 0, or leave it out")
+        return problems
+    if not 0 <= limits.notice < float("inf"):
+        problems.append(f"--notice is {limits.notice:g}; it must be 0 (no warning) or more seconds")
+    if tracking.save_every is not None or tracking.save_minutes != TrackingConfig.save_minutes:
+        problems.append(
+            "--notice chooses when to save; leave --save-every and --save-minutes out, or --notice"
+        )
     return problems
 
 

@@ -1,6 +1,7 @@
 """The table of contents: every piece of a run is made and joined here and nowhere else."""
 
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -35,6 +36,7 @@ from lib.reports import summary
 from lib.reports.report import write_report
 from lib.runs import of_model, record, resume
 from lib.runs.folder import RunFolder
+from lib.runs.limits import Limits
 from lib.runs.prepare import Prepared, prepare
 from lib.runs.reading import Read, Reader
 from lib.task import Task
@@ -90,7 +92,8 @@ def _train(config: Config, recipe: Recipe, world: World, command: Sequence[str])
     config = resume.settled(config, prepared.model_commit, **optim)
     config = frozen_weights.settled(config, folder.record().get("base_precision"))
     config = strategies.with_own_folder(config, folder.path.name)
-    job = Job(config, recipe, folder, world, Tracker(folder.path, config.tracking, world))
+    tracker = Tracker(folder.path, config.tracking, world)
+    job = Job(config, recipe, folder, world, tracker, Limits.of(config.limits, folder, world))
     try:
         job.tracker.log(f"run folder {folder.path}")  # prepare spoke it, before the rows were read
         for line in (f"{world}, {strategies.in_words(config)}", *prepared.facts):
@@ -101,6 +104,7 @@ def _train(config: Config, recipe: Recipe, world: World, command: Sequence[str])
         raise
     finally:
         job.tracker.close()
+        job.end_sitting()
         folder.unlock()
 
 
@@ -126,7 +130,12 @@ def _to_the_end(job: Job, encoded: Encoded, begin: Path | None) -> None:
         job = parts.job  # its token budget may be smaller
         del parts  # the trained model, its gradients and moments: the best one needs the room
         memory.give_back(job.world.device)
-        _finish(job, encoded, progress)
+        try:
+            _finish(job, encoded, progress)
+        except StoppedError as error:
+            if not job.world.stop.timed:
+                raise
+            raise job.stopped(None, "the last scoring") from error
     except ValueError as error:  # by now it is our fault, not the user's
         raise RuntimeError(f"{type(error).__name__} while training: {error}") from error
 
@@ -200,10 +209,14 @@ def _evaluation(job: Job, encoded: Encoded, predictor: Predictor, engine: Engine
     texts = isinstance(task, CompleteConfig)
     words = encoded.examples()["validation"] if texts else []
     written = scoring.some(rows, task.eval_generate) if isinstance(task, CompleteConfig) else None
+    if written:
+        job.limits.scoring *= len(rows) / len(written)
 
     def evaluate() -> Scores:
+        began_s = time.perf_counter()
         with engine.whole() as whole:
             predictions = predictor.among(whole).predict(rows, written)
+        job.limits.took("evaluation", time.perf_counter() - began_s)
         return recipe.score(scoring.kept(predictions, words, recipe) if texts else predictions)
 
     return evaluate
@@ -264,6 +277,6 @@ def _finish(job: Job, encoded: Encoded, progress: Progress) -> None:
             tracker.say("  " + line)
     folder.write_record(training_seconds=progress.seconds, peak_gib=memory.peak_gib(job.world.device))
     report = write_report(folder, examples)
-    folder.write_status(phase="done", step=progress.step, exit_code=DONE)
+    job.write_status(phase="done", step=progress.step, exit_code=DONE)
     tracker.say_where()
     tracker.say(f"done in {clock(progress.seconds)} of training; report: {report}")

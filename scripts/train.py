@@ -30,7 +30,7 @@ def main() -> int:
         speak(f"{name}: {config.model.model} on {config.data.data}; it takes some seconds to start")
     from lib import run
     from lib.launching.start import once
-    from lib.process import dist
+    from lib.process import began, dist
 
     if mine is not None:
         if config.compute.devices not in (None, mine.local_size):
@@ -46,6 +46,7 @@ def main() -> int:
 
         return seeds.train(config, once)
     if not config.smoke:
+        began.pass_on()
         return once(config)
     half = dataclasses.replace(config.tracking, resume="never", stop_at=3)
     code = once(dataclasses.replace(config, tracking=half))

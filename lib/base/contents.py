@@ -14,6 +14,17 @@ class Status(TypedDict, total=False):
     exit_code: int | None  # None while it runs
     pid: int
     time: str
+    spent: float  # with a --price
+    expected: float | None  # for the whole run; None before an evaluation was measured
+    at_least: float | None  # the same without evaluations; None before a step was
+
+
+class Sitting(TypedDict):
+    """One process's time on a run, in seconds since 1970."""
+
+    began: float
+    ended: float | None  # None while it runs, and when it was killed
+    price: float | None  # of an hour
 
 
 class Record(TypedDict, total=False):
@@ -38,6 +49,10 @@ class Record(TypedDict, total=False):
     token_budget: int  # after a rank ran out of memory and could not save: half of what it was
     peaks: dict[str, Any]  # hardware and precision -> flops_per_s of all ranks, and where it is known from
     training_seconds: float
+    sittings: list[Sitting]
+    spent: float  # by all of them, with a --price
+    expected: float | None
+    measured: dict[str, dict[str, Any]]  # hardware -> kind of work -> how long it took
     peak_gib: float | None
 
 

@@ -16,7 +16,7 @@ from lib.base.contents import Record, Summary, Value
 from lib.base.files import read_json, write_json
 from lib.config import Config
 from lib.config_keys import flatten
-from lib.config_tree import to_dict
+from lib.config_tree import NO_NUMBERS, to_dict
 from lib.corpus.splits import side_of
 from lib.data import text
 from lib.evaluation.trained import TrainedRun
@@ -26,7 +26,6 @@ from lib.recipe import Example, Recipe
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 UNKNOWN = "unknown"
-HIDDEN = ("tracking", "compute")  # parts of a configuration that decide no number
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def _interval(score: Value) -> str:
 
 def _settings(config: Config) -> dict[str, Any]:
     """Dotted key -> value of everything that decides numbers, paths cut to their last part."""
-    parts = {key: value for key, value in to_dict(config).items() if key not in HIDDEN}
+    parts = {key: value for key, value in to_dict(config).items() if key not in NO_NUMBERS}
     flat = flatten(parts)
     for key in ("data.data", "task.index", "model.model"):
         if flat.get(key) and Path(flat[key]).exists():

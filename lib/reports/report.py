@@ -14,8 +14,9 @@ from typing import Any
 from lib import recipe as recipes
 from lib.answers import Answers
 from lib.answers import load as answers_of
-from lib.base.contents import RunScores
+from lib.base.contents import Record, RunScores
 from lib.base.files import read_json, read_lines
+from lib.base.moments import amount, span
 from lib.config import Config
 from lib.config_keys import flatten
 from lib.config_tree import to_dict
@@ -24,6 +25,7 @@ from lib.reports.curves import curves_of
 from lib.reports.page import render, write_page
 from lib.reports.passages import passages_of
 from lib.reports.summary import who_beats_whom
+from lib.runs import sittings
 from lib.runs.folder import FORMAT, RunFolder
 
 MOST_MISTAKES = 10
@@ -47,6 +49,7 @@ def write_report(folder: RunFolder, examples: dict[str, list[Example]]) -> Path:
         run=folder.path.name,
         begun=_begun(folder.path.name),
         took=_took(record.get("training_seconds", 0)),
+        cost=_cost(folder, record),
         rate=_rate(lines),
         mfu=_mfu(lines),
         peaks=[_flop_rate(**peak) for peak in record.get("peaks", {}).values()],
@@ -76,11 +79,20 @@ def _begun(name: str) -> str | None:
 
 
 def _took(seconds: float) -> str | None:
-    """45 -> 45 s, 340 -> 6 min, 3725 -> 1 h 2 min; None for no time at all."""
-    minutes = round(seconds / 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s" if seconds else None
+    """None for no time at all."""
+    return span(seconds) if seconds else None
+
+
+def _cost(folder: RunFolder, record: Record) -> str | None:
+    """What all sittings of a run cost. None without a price."""
+    spent = sittings.spent(folder)
+    if spent is None:
+        return None
+    prices = sorted({one["price"] for one in record["sittings"] if one["price"]})
+    return (
+        f"{amount(spent[0])} for {span(spent[1])} of the machine, start-up and evaluation included, at "
+        f"{' and '.join(f'{price:g}' for price in prices)} an hour"
+    )
 
 
 def _rate(lines: list[dict[str, Any]]) -> str | None:

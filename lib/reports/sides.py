@@ -8,11 +8,10 @@ from lib.answers import Values
 from lib.base.exits import DONE
 from lib.base.files import read_json, read_lines, read_mapping
 from lib.config_keys import flatten
-from lib.config_tree import to_dict
+from lib.config_tree import NO_NUMBERS, to_dict
 from lib.recipe import Prediction, Recipe
 from lib.runs.folder import RunFolder, find
 
-HARDWARE = ("compute", "tracking")  # parts of the configuration that decide no number
 SEED = ["optim.seed"]
 JSON = dict[str, Any]
 
@@ -32,7 +31,7 @@ class Run:
 
     @property
     def experiment(self) -> JSON:
-        return {key: value for key, value in self.config.items() if key.split(".")[0] not in HARDWARE}
+        return {key: value for key, value in self.config.items() if key.split(".")[0] not in NO_NUMBERS}
 
     @property
     def weights(self) -> dict[str, str]:

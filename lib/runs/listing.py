@@ -12,6 +12,8 @@ from lib import recipe as recipes
 from lib.base.contents import Status
 from lib.base.exits import DONE, REFUSED, STOPPED
 from lib.base.files import read_json, read_mapping
+from lib.base.moments import amount
+from lib.runs import sittings
 from lib.runs.folder import FORMAT, RunFolder, names_of
 
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -36,6 +38,10 @@ class Listed:
     split: str | None = None
     scores: dict[str, Any] = field(default_factory=dict)
     """Of that split: name -> value, low, high; the recipe's first one first."""
+    spent: float | None = None
+    """With a --price."""
+    expected: float | None = None
+    """Of the whole run, while it is not done."""
     command: str | None = None
     begun: str | None = None
     age_s: float | None = None
@@ -87,6 +93,8 @@ def _said(folder: RunFolder) -> dict[str, Any]:
         "split": split,
         "scores": scores[split]["scores"] if split else {},
         "command": record.get("command"),
+        "spent": None if (spent := sittings.spent(folder)) is None else spent[0],
+        "expected": None if spent is None or state == "done" else status.get("expected"),
     }
 
 
@@ -136,7 +144,7 @@ def _look_into(run: Listed) -> str:
 
 
 def _rows(runs: list[Listed]) -> list[str]:
-    rows = [["run", "recipe", "state", "step", "score", "age", "flags that not all have"]]
+    rows = [["run", "recipe", "state", "step", "score", "cost", "age", "flags that not all have"]]
     flags = {run.run: _flags(run.command) for run in runs}
     for run in runs:
         score = next((f"{name} {value['value']:.4f}" for name, value in run.scores.items()), "-")
@@ -144,9 +152,18 @@ def _rows(runs: list[Listed]) -> list[str]:
         step = "-" if run.step is None else f"{run.step}/{run.num_steps or '?'}"
         alike = [flags[other.run] for other in runs if other.recipe == run.recipe]
         own = [flag for flag in flags[run.run] if len(runs) == 1 or not all(flag in one for one in alike)]
-        rows.append([run.run, run.recipe, run.state, step, score, age(run.age_s), " ".join(own)])
+        told = [step, score, _cost(run), age(run.age_s), " ".join(own)]
+        rows.append([run.run, run.recipe, run.state, *told])
+    if all(run.spent is None for run in runs):
+        rows = [[*row[:5], *row[6:]] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _cost(run: Listed) -> str:
+    if run.spent is None:
+        return "-"
+    return amount(run.spent) + (f" of {amount(run.expected)}" if run.expected else "")
 
 
 def _flags(command: str | None) -> list[str]:

@@ -17,7 +17,7 @@ from lib.process import precision
 from lib.process.world import World
 from lib.recipe import Recipe
 from lib.runs import folder as folders
-from lib.runs import record, resume
+from lib.runs import limits, record, resume, sittings
 from lib.runs.folder import RunFolder
 from lib.runs.reading import Read, Reader
 from lib.task import Task
@@ -59,6 +59,7 @@ def prepare(
     reader = Reader.of(settled, recipe, world.stop.raise_if_requested)
     optim.check(config.optim, world.device)
     world = _as_begun(world, begun.get("environment", {}), config, reader.task)
+    limits.refuse_spent(config.limits, decision.folder, world)
     folder = decision.folder or folders.create(config)
     if decision.folder:
         folder.lock()
@@ -69,6 +70,7 @@ def prepare(
         if decision.folder is None:
             folder.write_config(config)
             _require_disk(folder, reader.task)
+        sittings.begin(folder, config.limits.price)
         folder.write_status(phase="preparing", exit_code=None)
         read = reader.for_run(recipe, folder, begun.get("fingerprints"))
         facts = [decision.reason, *read.facts]

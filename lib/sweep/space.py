@@ -15,6 +15,7 @@ from typing import Any, Literal
 from lib import recipe as recipes
 from lib.config import Config
 from lib.config_keys import leaves, nearest, types, with_values
+from lib.config_tree import NO_NUMBERS
 from lib.contradictions import validate
 from lib.recipe import Recipe
 from lib.sweep import kinds
@@ -182,7 +183,7 @@ def _parameters(
 
 
 def _unsearchable(key: str) -> str | None:
-    if key.startswith(("compute.", "tracking.")) or key in ("recipe", "smoke"):
+    if key.partition(".")[0] in NO_NUMBERS or key in ("recipe", "smoke"):
         return "it decides no number, so there is nothing to search; give it as a flag"
     if key in ROWS:
         return "trials would be scored on different rows; give it as a flag"

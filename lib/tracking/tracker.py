@@ -15,19 +15,33 @@ from typing import IO, Any
 
 from lib.base.console import Meter, speak
 from lib.base.files import read_json, read_lines, write_lines
+from lib.base.moments import amount
 from lib.config import TrackingConfig
 from lib.process.world import World
 from lib.tracking import follow_wandb
 from lib.training.memory import peak_gib
 
-COLUMNS = ("step", "epoch", "loss", "lr", "grad", "rows/s", "tok/s", "pad", "mfu", "GiB", "left")
-WIDTHS = (11, 6, 8, 8, 8, 7, 7, 5, 6, 6, 8)  # 80 in all: a terminal would break longer lines
+COLUMNS = {"step": 11, "epoch": 6, "loss": 8, "lr": 8, "grad": 8, "rows/s": 7, "tok/s": 7, "pad": 5, "mfu": 6}
+COLUMNS |= {"GiB": 6, "left": 8}  # 80 in all: a terminal would break longer lines
+PRICED = {name: width for name, width in COLUMNS.items() if name not in ("epoch", "tok/s")}
+PRICED |= {"spent/whole": 13}  # in their place
 
 
 def clock(seconds: float) -> str:
     """3725 -> '1:02:05'"""
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+def _money(values: dict[str, Any]) -> dict[str, str]:
+    """0.02/>0.31 while only steps were measured, 0.05/0.35 with evaluations too; nothing without a price."""
+    if "spent" not in values:
+        return {}
+    whole = values["expected"] or values["at_least"]
+    more = "" if values["expected"] else ">"
+    return {
+        "spent/whole": f"{amount(values['spent'])}/" + ("-" if whole is None else f"{more}{amount(whole)}")
+    }
 
 
 class Tracker:
@@ -42,6 +56,7 @@ class Tracker:
         self._follower: subprocess.Popen[bytes] | None = None
         self._said_where = False
         self._since: list[dict[str, Any]] = []
+        self._columns = COLUMNS
 
     @staticmethod
     def _open(path: Path) -> IO[str] | None:
@@ -80,9 +95,10 @@ class Tracker:
                 self._warned = True
                 speak(f"WARNING: the log cannot be written ({error.strerror}); the run goes on")
 
-    def begin(self, first_step: int, num_steps: int) -> None:
-        """Start the columns; records of steps that will be computed again (after a kill) are dropped."""
-        self.num_steps, self._since = num_steps, []
+    def begin(self, first_step: int, num_steps: int, priced: bool = False) -> None:
+        """Start the columns (`priced`: with money); records of steps that will be computed again (after a
+        kill) are dropped."""
+        self.num_steps, self._since, self._columns = num_steps, [], PRICED if priced else COLUMNS
         if not self.world.is_main:
             return
         path = self.folder / "metrics.jsonl"
@@ -93,11 +109,14 @@ class Tracker:
             self._follow()
         # its bar alone: the lines are the columns below
         self._meter = Meter(num_steps, "steps", first_step - 1, every_s=math.inf)
-        self.say("".join(name.rjust(width) for name, width in zip(COLUMNS, WIDTHS, strict=True)))
+        self._say_cells({name: name for name in COLUMNS | PRICED})
 
-    def step(self, values: dict[str, Any]) -> None:
+    def _say_cells(self, cells: dict[str, str]) -> None:
+        self.say("".join(cells[name].rjust(width) for name, width in self._columns.items()))
+
+    def step(self, values: dict[str, Any]) -> bool:
         """After each optimizer step: record it, and now and then print a line over the steps since the last
-        one."""
+        one. Was it time for a line?"""
         self.record("train", **values)
         self._say_where()
         self._since.append(values)
@@ -105,24 +124,25 @@ class Tracker:
         if self._meter is not None:
             self._meter.step(step)
         if step % self.config.log_every and step not in (1, self.num_steps):
-            return
+            return False
         seconds = sum(item["seconds"] for item in self._since)
         total = {key: sum(item[key] for item in self._since) for key in ("rows", "tokens", "computed")}
-        cells = (
-            f"{step}/{self.num_steps}",
-            f"{values['epoch']:.2f}",
-            f"{sum(item['loss'] for item in self._since) / len(self._since):.4f}",
-            f"{values['lr']:.1e}",
-            f"{values['grad_norm']:.3f}",
-            f"{total['rows'] / seconds:.1f}",
-            f"{total['tokens'] / seconds:.0f}",
-            f"{1 - total['tokens'] / total['computed']:.0%}",
-            f"{sum(item['mfu'] * item['seconds'] for item in self._since) / seconds:.1%}",
-            f"{peak_gib(self.world.device):.2f}",
-            clock((self.num_steps - step) * seconds / len(self._since)),
-        )
-        self.say("".join(cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=True)))
+        cells = {
+            "step": f"{step}/{self.num_steps}",
+            "epoch": f"{values['epoch']:.2f}",
+            "loss": f"{sum(item['loss'] for item in self._since) / len(self._since):.4f}",
+            "lr": f"{values['lr']:.1e}",
+            "grad": f"{values['grad_norm']:.3f}",
+            "rows/s": f"{total['rows'] / seconds:.1f}",
+            "tok/s": f"{total['tokens'] / seconds:.0f}",
+            "pad": f"{1 - total['tokens'] / total['computed']:.0%}",
+            "mfu": f"{sum(item['mfu'] * item['seconds'] for item in self._since) / seconds:.1%}",
+            "GiB": f"{peak_gib(self.world.device):.2f}",
+            "left": clock((self.num_steps - step) * seconds / len(self._since)),
+        }
+        self._say_cells(cells | _money(values))
         self._since = []
+        return True
 
     def training_since_validation(self) -> dict[str, float]:
         """Mean loss and accuracy over the targets trained on since the last validation, dropout and all; also

@@ -236,6 +236,8 @@ class Writer:
         self.checkpoints, self.keep = checkpoints, keep
         self.last_s = time.monotonic()
         """When the last checkpoint was made, or this process began."""
+        self.writes_s: list[float] = []
+        """How long each took that is on the disk; whoever reads them takes them out."""
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -269,8 +271,10 @@ class Writer:
             try:
                 self.checkpoints.mkdir(parents=True, exist_ok=True)
                 # ranks that run out of memory in the same step write one after the other
+                began_s = time.perf_counter()
                 with Lock(self.checkpoints, wait=True):
                     put(state["step"], state["best_step"])
+                self.writes_s.append(time.perf_counter() - began_s)
             except BaseException as error:  # handed over to the training thread, which raises it
                 self._error = error
 

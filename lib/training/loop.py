@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -62,7 +63,8 @@ def train(parts: Parts, progress: Progress) -> Progress:
     """Steps progress.step + 1 .. num_steps. Raises StoppedError (saved, resumable) or RepeatsError."""
     loader, last = parts.loader, parts.loader.num_steps
     eval_every = parts.job.config.optim.eval_every or loader.steps_per_epoch
-    parts.job.tracker.begin(progress.step + 1, last)
+    parts.job.begin(progress.step, last, eval_every)
+    parts.job.tracker.begin(progress.step + 1, last, parts.job.limits.priced)
     parts.job.write_status(phase="training", step=progress.step, num_steps=last)
     if progress.evaluation_due:  # stopped between a step and its evaluation
         settle(parts, progress, Votes())
@@ -90,24 +92,28 @@ def train(parts: Parts, progress: Progress) -> Progress:
 
 
 def settle(parts: Parts, progress: Progress, votes: Votes) -> None:
-    """After a step: evaluate, save, stop, each when it is time."""
+    """After a step: evaluate, save, stop, each when it is time; at a limit all three."""
     tracking, last = parts.job.config.tracking, parts.loader.num_steps
-    save_now = votes.save or bool(votes.stop)
+    parts.job.note_writes(parts.writer.writes_s)
+    save_now = votes.save or votes.limit or bool(votes.stop)
     save_now |= (
         due(progress.step, tracking.save_every, last) if tracking.save_every else progress.evaluation_due
     )
-    if progress.evaluation_due and not votes.stop:
+    evaluated = progress.evaluation_due and not votes.stop
+    if evaluated:
         try:
             save_now |= evaluate(parts, progress)
         except StoppedError as error:
             votes.stop, save_now = str(error), True
     if save_now:
         save(parts, progress)
-    if votes.stop:
+    if votes.limit and not votes.stop and not evaluated:
+        with suppress(StoppedError):  # saved already
+            look(parts, progress)
+    if votes.stop or votes.limit:
         parts.writer.wait()
-        raise StoppedError(
-            f"{votes.stop}, at step {progress.step} of {last}; saved. The same command goes on from there"
-        )
+        parts.job.note_writes(parts.writer.writes_s)
+        raise parts.job.stopped(votes.stop, f"step {progress.step} of {last}")
 
 
 def batches(parts: Parts, steps: Iterable[int]) -> Iterator[Batch]:
@@ -154,9 +160,10 @@ def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: 
     parts.engine.step(rate)
     progress.skipped_in_a_row = 0
     now_s = time.perf_counter()
+    parts.job.limits.took("update", now_s - update_s)
     seconds = now_s - began_s
     progress.seconds += seconds
-    parts.job.tracker.step(
+    said = parts.job.tracker.step(
         {
             "step": step.number,
             "epoch": step.epoch,
@@ -172,8 +179,11 @@ def update(parts: Parts, progress: Progress, step: Step, votes: Votes, began_s: 
             "mfu": votes.flops / (seconds * parts.peak),
             "seconds": seconds,
             "busy": votes.busy + now_s - update_s,
+            **parts.job.limits.status(),
         }
     )
+    if said and parts.job.limits.priced:
+        parts.job.write_status()
 
 
 def report_skipped(parts: Parts, progress: Progress, step: Step, votes: Votes) -> None:
@@ -245,6 +255,15 @@ def evaluate(parts: Parts, progress: Progress) -> bool:
     return improved
 
 
+def look(parts: Parts, progress: Progress) -> None:
+    """An evaluation that is not due, at a limit: said, but it chooses no best step, or a run that goes on
+    would end with another model than one that was never stopped."""
+    scores = parts.evaluate()
+    parts.job.tracker.record("interim", step=progress.step, scores=scores)
+    words = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    parts.job.tracker.say(f"interim validation at step {progress.step}: {words}")
+
+
 def save(parts: Parts, progress: Progress) -> None:
     """All ranks take the snapshot now, rank 0 writes it while training goes on."""
     began_s = time.perf_counter()
@@ -252,8 +271,10 @@ def save(parts: Parts, progress: Progress) -> None:
     taken = snapshot(parts)
     if parts.job.world.is_main:
         write_checkpoint(parts, progress, taken, parts.job.config.optim.token_budget)
-    parts.job.tracker.record("checkpoint", step=progress.step, stalled=time.perf_counter() - began_s)
+    stalled = time.perf_counter() - began_s
+    parts.job.tracker.record("checkpoint", step=progress.step, stalled=stalled)
     parts.writer.last_s = time.monotonic()
+    parts.job.saved(stalled)
 
 
 def snapshot(parts: Parts, alone: bool = False) -> Snapshot:

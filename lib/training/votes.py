@@ -59,6 +59,8 @@ class Votes:
     """(rank, its first micro-batch) whose loss is not finite."""
     stop: str | None = None
     save: bool = False
+    limit: bool = False
+    """Of money or time: does no other step fit?"""
     busy: float = 0.0
     """Seconds that this rank spent in passes and exchanges."""
 
@@ -72,11 +74,14 @@ Shares = list[list[MicroBatch]]  # by rank
 
 def agree(job: Job, writer: Writer, step: Step, shares: Shares, done: Done) -> Votes:
     """The exchange: losses, who has a bad one, the gradient's norm, whether to stop, whether it is time to
-    save. Raises RepeatsError on all ranks when rank 0 could not save."""
+    save, whether a limit has room for another step. Raises RepeatsError on all ranks when rank 0 could not
+    save."""
     began_s = time.perf_counter()
     tracking, stop = job.config.tracking, job.world.stop
-    every_s = math.inf if tracking.save_every else tracking.save_minutes * 60
-    flags = stop.requested, time.monotonic() - writer.last_s > every_s, writer.failed
+    job.limits.stepped(step.number)
+    every_s = math.inf if tracking.save_every else job.limits.save_every_s(tracking.save_minutes * 60)
+    asked_to = stop.requested and not stop.timed  # a limit's own moment: it has a vote of its own
+    flags = asked_to, time.monotonic() - writer.last_s > every_s, writer.failed, job.limits.reached()
     assert done.norm is not None
     measured = [done.norm, *done.losses, *done.hits]
     counted = done.amounts.real_tokens, done.computed, done.flops
@@ -87,9 +92,9 @@ def agree(job: Job, writer: Writer, step: Step, shares: Shares, done: Done) -> V
     asked = [rank for rank, numbers in enumerate(told) if numbers[0]]
     why = f"rank {asked[0]} was asked to stop ({stop.reason or 'by a signal'})" if asked else None
     at_step = f"--stop-at {step.number}" if step.number == tracking.stop_at else None
-    votes = Votes(stop=at_step or why, save=bool(told[0][1]))
+    votes = Votes(stop=at_step or why, save=bool(told[0][1]), limit=bool(told[0][3]))
     for rank, share in enumerate(shares):
-        _add(votes, rank, share, told[rank][3:])
+        _add(votes, rank, share, told[rank][4:])
     votes.loss_sum = math.nan if votes.bad else math.fsum(votes.losses)
     votes.busy = done.seconds + time.perf_counter() - began_s
     return votes
