@@ -42,6 +42,10 @@ NONSENSE = [
     ("--keep", 0, "above 0"),
     ("--stop-at", 0, "above 0"),
     ("--seeds", 0, "above 0"),
+    ("--price", 0.0, "above 0"),
+    ("--max-cost", -1.0, "above 0"),
+    ("--failure-hours", 0.0, "above 0"),
+    ("--notice", -1.0, r"0 \(no warning\) or more"),
     ("--max-rejected", 1.0, "at least 0 and below 1"),
     ("--warmup", 1.5, "at least 0 and below 1"),
     ("--dropout", 1.0, "at least 0 and below 1"),
@@ -115,7 +119,7 @@ def test_no_two_parts_use_the_same_flat_flag() -> None:
     for kind in KINDS:
         tree = Config(task=kind())
         words = [field.name for part in parts(tree).values() for field in dataclasses.fields(part)]
-        assert len(parts(tree)) == 7
+        assert len(parts(tree)) == 8
         assert len(words) == len(set(words))
 
 
@@ -255,10 +259,12 @@ def test_smoke_keeps_what_it_has_no_reason_to_change() -> None:
     assert (toy.tracking.runs_dir, toy.task.prompt, toy.model.model) == ("there", False, "tiny")
 
 
-def test_the_experiment_leaves_out_compute_and_tracking() -> None:
+def test_the_experiment_leaves_out_compute_tracking_and_limits() -> None:
     found = configs.experiment(TREE)
     assert set(found) == {"recipe", "data", "task", "model", "adapter", "optim", "smoke"}
     hardware = parse("--devices 2 --threads 3 --gradient-checkpointing --runs-dir x --keep 9 --name y")
+    assert configs.experiment(hardware) == found
+    hardware = parse("--price 0.44 --max-cost 8 --deadline 8h --notice 5 --failure-hours 24")
     assert configs.experiment(hardware) == found
     assert configs.experiment(with_value("--token-budget", 4096)) != found  # it decides the dropout draws
     assert json.loads(json.dumps(found)) == found

@@ -98,6 +98,23 @@ def test_what_not_all_runs_of_a_recipe_were_told_stands_beside_each(tmp_path: Pa
     assert last == f"1 trials of the sweep {tmp_path}/arena/sweeps/20250105_120000, which has a result.html"
 
 
+def test_what_runs_cost_has_a_column_where_one_had_a_price(tmp_path: Path) -> None:
+    for day, price in ((1, None), (2, 0.5), (3, 0.5)):
+        ended = {"exit_code": 0 if day == 2 else 75, "expected": 4.0}
+        path = write_run(tmp_path / f"arena/2025010{day}_120000", ended)
+        RunFolder(path).write_record(sittings=[{"began": 0.0, "ended": 5 * 3600.0, "price": price}])
+    runs = listing.all_runs(str(tmp_path))
+    assert [(run.spent, run.expected) for run in runs] == [(2.5, 4.0), (2.5, None), (None, None)]
+    lines = [line.split("  ") for line in listing.table(runs, None)]
+    assert [[cell.strip() for cell in line if cell][5] for line in lines] == [
+        "cost",
+        "2.50 of 4.00",
+        "2.50",
+        "-",
+    ]
+    assert "cost" not in listing.table(runs[2:], None)[0]
+
+
 @pytest.mark.parametrize("name", ["status", "run", "config", "scores"])
 def test_a_damaged_file_spoils_its_own_run_only(name: str, tmp_path: Path) -> None:
     write_run(tmp_path / "arena/20250101_120000", {"exit_code": 0})

@@ -13,7 +13,7 @@ import pytest
 from lib import recipe as recipes
 from lib.answers import load as answers_of
 from lib.answers.calibration import MIN_ROWS
-from lib.base.contents import Summary
+from lib.base.contents import Sitting, Summary
 from lib.base.files import read_json, write_json, write_lines
 from lib.config_tree import to_dict
 from lib.recipe import Example, Prediction
@@ -496,3 +496,13 @@ def test_matplotlib_settings_are_left_as_they_were(trained: RunFolder) -> None:
 
 def test_the_same_run_gives_the_same_page(trained: RunFolder) -> None:
     assert page(trained).html == page(trained).html
+
+
+def test_a_run_with_a_price_says_what_it_cost(folder: RunFolder) -> None:
+    sitting = Sitting(began=0.0, ended=3600.0, price=0.4)
+    folder.write_record(sittings=[sitting, Sitting(began=7200.0, ended=9000.0, price=0.8)])
+    # an hour at 0.4 and half an hour at 0.8
+    said = "It has cost 0.800 for 1 h 30 min of the machine, start-up and evaluation included, at 0.4 and 0.8"
+    assert said in page(folder).words
+    folder.write_record(sittings=[sitting | {"price": None}])
+    assert "It has cost" not in page(folder).words

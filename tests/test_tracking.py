@@ -10,7 +10,7 @@ import torch
 from lib.config import TrackingConfig
 from lib.process.signals import StopFlag
 from lib.process.world import World
-from lib.tracking.tracker import COLUMNS, Tracker, clock
+from lib.tracking.tracker import COLUMNS, PRICED, Tracker, clock
 
 
 def tracker(folder: Path, rank: int = 0, log_every: int = 2) -> Tracker:
@@ -54,6 +54,28 @@ def test_a_line_is_about_the_steps_since_the_last_one(
     assert shown == ["6.4", "72", "10%", "26.0%", "0:00:05"]
     assert (tmp_path / "train.log").read_text().count("\n") == 5
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_with_a_price_a_line_says_what_is_spent_and_what_the_whole_will_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = tracker(tmp_path, log_every=1)
+    told.begin(1, 4, priced=True)
+    for step, money in enumerate(
+        [(0.004, None, None), (0.1, None, 1.5), (99.94, 99.99, 99.9), (100, 1234, 1)], 1
+    ):
+        told.step(values(step) | dict(zip(("spent", "expected", "at_least"), money, strict=True)))
+    told.close()
+    said = capsys.readouterr().out.splitlines()
+    assert {len(line) for line in said} == {80}
+    assert said[0].split() == list(PRICED) and "spent/whole" in PRICED
+    column = said[0].split().index("spent/whole")
+    assert [line.split()[column] for line in said[1:]] == [
+        "0.004/-",
+        "0.100/>1.50",
+        "99.94/99.99",
+        "100/1,234",
+    ]
 
 
 def test_records_of_steps_that_are_computed_again_are_dropped(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from lib.base.exits import RepeatsError
 from lib.data.amounts import Amounts
 from lib.data.loader import MicroBatch, Step, deal
 from lib.process import dist
+from lib.runs.limits import Limits
 from lib.training.votes import Done, Votes, agree
 
 Vote = Callable[..., Votes]
@@ -28,9 +29,10 @@ def other(
     stop: bool = False,
     save: bool = False,
     failed: bool = False,
+    limit: bool = False,
 ) -> list[float]:
     """What a second rank says."""
-    return [float(stop), float(save), float(failed), 30.0, 40.0, 7e12, norm, loss, hits]
+    return [float(stop), float(save), float(failed), float(limit), 30.0, 40.0, 7e12, norm, loss, hits]
 
 
 def vote_of(
@@ -45,9 +47,11 @@ def vote_of(
     step = Step(number, 1.0, pieces, 3, 3)
     reason, last_s, save_every = own.get("reason"), own.get("last_s", math.inf), own.get("save_every")
     tracking = SimpleNamespace(save_every=save_every, save_minutes=10, stop_at=7)
-    stop = SimpleNamespace(requested=reason is not None, reason=reason)
+    stop = SimpleNamespace(requested=reason is not None, reason=reason, timed=own.get("timed", False))
+    limits = Limits()
+    monkeypatch.setattr(limits, "reached", lambda: own.get("limit", False))
     job: Any = SimpleNamespace(
-        config=SimpleNamespace(tracking=tracking), world=SimpleNamespace(stop=stop, size=2)
+        config=SimpleNamespace(tracking=tracking), world=SimpleNamespace(stop=stop, size=2), limits=limits
     )
     writer: Any = SimpleNamespace(last_s=last_s, failed=False, wait=lambda: None)
     return agree(job, writer, step, deal(pieces, 2), done)
@@ -100,6 +104,12 @@ def test_any_rank_may_stop_all_and_rank_0_knows_when_to_save(vote: Vote) -> None
     assert not vote(other(save=True)).save
     assert vote(last_s=time.monotonic() - 601).save
     assert not vote(last_s=time.monotonic() - 601, save_every=5).save  # steps count there, not minutes
+
+
+def test_only_rank_0_knows_what_a_limit_has_room_for(vote: Vote) -> None:
+    assert not vote(other(limit=True)).limit
+    votes = vote(limit=True, timed=True, reason="--deadline is close")
+    assert votes.limit and votes.stop is None, "a limit's own moment is no signal"
 
 
 def test_a_rank_that_could_not_save_ends_all(vote: Vote) -> None:

@@ -79,8 +79,8 @@ def _begun(name: str) -> str | None:
 
 
 def _took(seconds: float) -> str | None:
-    """None for no time at all."""
-    return span(seconds) if seconds else None
+    """0.4 -> 0 s, 340 -> 6 min; None for no time at all."""
+    return span(seconds) if seconds >= 60 else f"{seconds:.0f} s" if seconds else None
 
 
 def _cost(folder: RunFolder, record: Record) -> str | None:

@@ -46,14 +46,27 @@ def _until(one: Sitting, moment_s: float) -> Sitting:
 def last_sign_s(folder: RunFolder) -> float:
     """When its status or a line of metrics.jsonl was last written, by what stands in them: a copy has other
     file times. 0 when neither says."""
-    status = folder.status().get("time")
-    signs = [datetime.fromisoformat(status).timestamp() if status else 0.0]
+    signs = [_moment_of(folder.status().get("time"))]
     if folder.metrics.is_file():
         with folder.metrics.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            lines = file.read().split(b"\n")[:-1]  # what a kill cut short has no end of line
-        signs += [json.loads(line)["time"] for line in lines[-1:] if line.startswith(b"{")]
+            lines = file.read().split(b"\n")
+        signs += map(_time_in, lines[-3:])  # a kill may have cut one short, or a power loss
     return max(signs)
+
+
+def _moment_of(text: str | None) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else 0.0
+    except ValueError:
+        return 0.0
+
+
+def _time_in(line: bytes) -> float:
+    try:
+        return float(json.loads(line)["time"])
+    except (ValueError, KeyError, TypeError):  # of other programs, or none at all
+        return 0.0
 
 
 def cost(sittings: Sequence[Sitting], until_s: float) -> float | None:
