@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -286,14 +287,30 @@ def test_the_interval_is_said_once_and_again_when_it_is_quite_another(clock: Clo
     made = measured(clock, notice=0, price=0.36)
     # sqrt(2 * 2 * 28800) * (1 + 0.0059 / 3) - 2 = 338 s; 2 / 338 + (169 + 8 + 0) / 28800 of the time
     assert made.interval_words() == (
-        "saving every 6 min: a save holds training up for 2 s, 0 s of notice are too short for one, and the "
-        "machine is lost unsaved every 8 h (assumed: --failure-hours); that costs 1.21% of the time, 0.0043 "
-        "an hour, the least there is"
+        "saving every 5 min 38 s: a save holds training up for 2 s, 0 s of notice are too short for one, and "
+        "the machine is lost unsaved every 8 h (assumed: --failure-hours); that costs 1.21% of the time, "
+        "0.0043 an hour, the least there is"
     )
     assert made.interval_words() is None
     made.took("stall", 30.0)  # 16 in the mean: 2.8 times as long
     assert "a save holds training up for 16 s" in str(made.interval_words())
     assert measured(clock).interval_words() is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.814, "0.81 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (340, "5 min 40 s"),
+        (662, "11 min"),
+    ]
+    + [(3599, "1 h 0 min"), (3725, "1 h 2 min")],
+)
+def test_a_span_in_words(seconds: float, words: str) -> None:
+    assert moments.span(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -364,15 +381,16 @@ def test_a_run_counts_from_its_process_and_a_second_in_it_from_the_end_of_the_fi
     monkeypatch.setattr(began, "_counted_s", 0.0)
     monkeypatch.delenv(began.VARIABLE, raising=False)
     assert began.since_s() == pytest.approx(began.process_s(), abs=0.1)
-    alone = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1); " + SAY_SINCE], stdout=-1)
-    asked_s = time.time()
-    assert alone.stdout is not None
-    assert float(alone.stdout.read()) == pytest.approx(asked_s, abs=0.5), "not when it first asked"
+    asked_s, words = time.time(), [sys.executable, "-c", f"import time; time.sleep(0.7); {SAY_SINCE}"]
+    assert float(subprocess.check_output(words)) == pytest.approx(asked_s, abs=0.5), "not when it first asked"
+    monkeypatch.setattr(os, "environ", os.environ | {})
+    began.pass_on()
+    passed_on = subprocess.check_output(words, env=os.environ)
+    assert float(passed_on) == pytest.approx(began.process_s(), abs=0.1), "of the process that started it"
+    monkeypatch.undo()
+    monkeypatch.setattr(began, "_counted_s", 0.0)
     began.count_to(time.time())
     assert began.since_s() == pytest.approx(time.time(), abs=1)
-    monkeypatch.setattr(began, "_counted_s", 0.0)
-    monkeypatch.setenv(began.VARIABLE, "12.5")  # of the process that started this one
-    assert began.since_s() == 12.5
 
 
 def test_a_moment_that_passes_asks_for_a_stop(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:

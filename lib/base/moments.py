@@ -33,13 +33,13 @@ def written(moment: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """45.3 -> 45 s, 0.81 -> 0.81 s, 340 -> 6 min, 3725 -> 1 h 2 min"""
+    """0.81 -> 0.81 s, 45.3 -> 45 s, 340 -> 5 min 40 s, 662 -> 11 min, 3725 -> 1 h 2 min"""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    if seconds < 600:
+        return f"{round(seconds) // 60} min {round(seconds) % 60} s"
     minutes = round(seconds / 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    if seconds >= 60:
-        return f"{minutes} min"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def amount(money: float) -> str:

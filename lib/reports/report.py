@@ -79,8 +79,11 @@ def _begun(name: str) -> str | None:
 
 
 def _took(seconds: float) -> str | None:
-    """0.4 -> 0 s, 340 -> 6 min; None for no time at all."""
-    return span(seconds) if seconds >= 60 else f"{seconds:.0f} s" if seconds else None
+    """45 -> 45 s, 340 -> 6 min, 3725 -> 1 h 2 min; None for no time at all."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s" if seconds else None
 
 
 def _cost(folder: RunFolder, record: Record) -> str | None:
