@@ -118,6 +118,9 @@ class Place:
     def states(self) -> list[str]:
         return [entry["state"] for entry in self.entries()]
 
+    def supervisor(self) -> int:
+        return int((self.root / ".pod" / "supervisor.lock").read_text().split()[0])
+
     def phase(self) -> str:
         return str(json.loads((self.root / ".pod" / "queue.json").read_text())["phase"])
 

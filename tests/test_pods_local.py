@@ -44,14 +44,14 @@ def fake(*words: object) -> tuple[str, ...]:
 def test_crashes_and_stops_by_the_machine_are_gone_on_with_until_done(
     laptop: Laptop, place: Place, tmp_path: Path
 ) -> None:
-    laptop.pod("start", "--wait-s", "0.4", *fake(tmp_path / "a b", "1,75,kill,0", "1,2,3,4"))
+    laptop.pod("start", "--wait-s", "0.25", *fake(tmp_path / "a b", "1,75,kill,0", "1,2,3,4"))
     assert place.ended() == ["done"]
     (entry,) = place.entries()
     assert (entry["attempts"], entry["exit_code"]) == (4, 0)
     times = [turn["time"] for turn in place.turns(tmp_path / "a b")]
     gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
     # twice as long each time
-    assert len(gaps) == 3 and all(gap > wait for gap, wait in zip(gaps, (0.4, 0.8, 1.6), strict=True))
+    assert len(gaps) == 3 and all(gap > wait for gap, wait in zip(gaps, (0.25, 0.5, 1.0), strict=True))
     assert entry["run"] == str(laptop.root / "runs" / "arena" / "fake run" / "a b")
 
 
@@ -109,7 +109,7 @@ def test_after_a_reboot_status_says_so_and_start_goes_on(
     laptop.pod("start", *FAST, *fake(tmp_path / "a", "stop,0"))
     wait_for((tmp_path / "a" / "ready").exists)
     child = place.entries()[0]["pid"]
-    os.kill(int((laptop.root / ".pod" / "supervisor.lock").read_text()), signal.SIGKILL)
+    os.kill(place.supervisor(), signal.SIGKILL)
     subprocess.run(["tmux", "kill-server"], env=laptop.env)
     os.kill(child, signal.SIGKILL)
     said = laptop.pod("status").stdout
@@ -125,7 +125,7 @@ def test_a_process_that_outlived_its_supervisor_is_not_started_twice(
 ) -> None:
     laptop.pod("start", *FAST, *fake(tmp_path / "a", "stop,0"))
     wait_for((tmp_path / "a" / "ready").exists)
-    os.kill(int((laptop.root / ".pod" / "supervisor.lock").read_text()), signal.SIGKILL)
+    os.kill(place.supervisor(), signal.SIGKILL)
     wait_for(lambda: "running alone" in laptop.pod("status").stdout)
     laptop.pod("start")
     time.sleep(0.5)

@@ -1,6 +1,9 @@
 """What follows when a command of a queue has ended, who begins next, and what is typed."""
 
 import multiprocessing
+import os
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,6 +128,23 @@ def test_two_who_queue_at_once_lose_no_command(tmp_path: Path) -> None:
     assert {one.asked.command for one in entries} == {f"{who} {n}" for who in "ab" for n in range(30)}
 
 
+def test_the_supervisor_is_never_taken_for_a_stranger_with_an_old_number(tmp_path: Path) -> None:
+    shared = Queue(tmp_path)
+    assert shared.supervisor() is None
+    lock = shared.supervise()
+    assert shared.supervisor() == os.getpid()
+    # the one before had this number at another time, and the new one writes down its own a little later
+    (tmp_path / ".pod" / "supervisor.lock").write_text(f"{os.getpid()} before")
+    late = threading.Timer(
+        0.1, lambda: shared._alive.write_text(f"{os.getpid()} {programs.born(os.getpid())}")
+    )
+    late.start()
+    begun_s = time.monotonic()
+    assert shared.supervisor() == os.getpid() and time.monotonic() - begun_s > 0.09
+    lock.release()
+    assert shared.supervisor() is None
+
+
 @pytest.mark.parametrize("has_record", [True, False])
 def test_what_is_done_is_asked_for_its_record_or_stays_done(has_record: bool) -> None:
     done = Contents("idle", [replace(ONCE, state="done")])
@@ -170,7 +190,7 @@ def test_a_command_that_could_not_begin_is_refused(words: list[str], message: st
 
 
 def test_commands_that_can_begin_are_taken() -> None:
-    for words in (TRAIN, ["python", *TRAIN], ["launch/run.sh", "arena"], ["true"]):
+    for words in (TRAIN, ["python", *TRAIN], ["launch/run.sh", "arena"], ["torchrun", *TRAIN], ["true"]):
         programs.check(words)
 
 

@@ -37,19 +37,18 @@ def start(queue: Queue, request: dict[str, Any]) -> None:
                 "the queue is being stopped; wait until it has (pod.sh status HOST), then start again"
             )
         after, lines = _queued(before, commands)
-        for line in lines:
-            speak(line)
-        if not _left(after):
-            return
-        if request["secrets"]:
-            tokens.keep(queue.secrets, request["secrets"])
-        queue.write(after)
-        try:
-            sessions.start_supervisor(queue)
-        except BaseException:
-            queue.write(before)
-            raise
-    speak(f"at work in tmux session {sessions.name()}; it needs this connection no longer")
+        if _left(after):
+            if request["secrets"]:
+                tokens.keep(queue.secrets, request["secrets"])
+            queue.write(after)
+            try:
+                sessions.start_supervisor(queue)
+            except BaseException:
+                queue.write(before)
+                raise
+            lines.append(f"at work in tmux session {sessions.name()}; it needs this connection no longer")
+    for line in lines:
+        speak(line)
 
 
 def _checked(one: dict[str, Any]) -> Asked:

@@ -3,6 +3,7 @@ starts something and by the supervisor, which holds a lock of its own as long as
 
 import os
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lib.base.files import Lock, read_mapping, write_json
+from lib.launching.pods.programs import born
 
 State = Literal["waiting", "running", "restarting", "done", "failed", "stopped"]
 Phase = Literal["idle", "running", "stopping", "stopped"]
 FOLDER = ".pod"
+NAMED_SOON = 250  # looks, in 5 s
 
 
 @dataclass(frozen=True)
@@ -116,18 +119,24 @@ class Queue:
     def supervise(self) -> Lock:
         """Be the one supervisor, as long as this lock is held."""
         lock = Lock(self._alive, wait=True)  # who asks whether there is one holds it for a moment
-        self._alive.write_text(str(os.getpid()))
+        self._alive.write_text(f"{os.getpid()} {born(os.getpid())}")
         return lock
 
     def supervisor(self) -> int | None:
-        """The supervisor's process; None when there is none."""
+        """The supervisor's process; None when there is none. Raises ValueError for one that gives no name."""
         if not self._alive.exists():
             return None
-        try:
-            Lock(self._alive, shared=True).release()
-        except BlockingIOError:
-            return int(self._alive.read_text() or 0)
-        return None
+        for _ in range(NAMED_SOON):
+            try:
+                Lock(self._alive, shared=True).release()
+                return None
+            except BlockingIOError:
+                pid, _, since = self._alive.read_text().partition(" ")
+            # at its very beginning the file still names the one before, whose number may be a stranger's now
+            if pid and str(born(int(pid))) == since:
+                return int(pid)
+            time.sleep(0.02)
+        raise ValueError(f"{self._alive} is held by a process that does not say who it is; look with fuser")
 
 
 def _entry(tree: dict[str, Any]) -> Entry:

@@ -12,6 +12,8 @@ from pathlib import Path
 from lib.base.source_code import ROOT
 
 PYTHONS = ("python", "python3")
+# torchrun stands beside the interpreter
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def program(words: list[str]) -> list[str]:
@@ -20,7 +22,9 @@ def program(words: list[str]) -> list[str]:
         return [sys.executable, *words[1:]]
     if words[0].endswith(".py"):
         return [sys.executable, "-u", *words]
-    return ["bash", *words] if words[0].endswith(".sh") else words
+    if words[0].endswith(".sh"):
+        return ["bash", *words]
+    return [shutil.which(words[0], path=PATH) or words[0], *words[1:]]
 
 
 def check(words: list[str]) -> None:
@@ -31,7 +35,7 @@ def check(words: list[str]) -> None:
     if script.endswith((".py", ".sh")):
         if not (ROOT / script).is_file():
             raise ValueError(f"there is no {script} in {ROOT}; a command begins like scripts/train.py arena")
-    elif shutil.which(script) is None:
+    elif shutil.which(script, path=PATH) is None:
         raise ValueError(f"there is no program {script}; a command begins like scripts/train.py arena")
     if (argv := train_flags(words)) is not None:
         _check_flags(argv)
@@ -77,7 +81,7 @@ def begin(words: list[str], log: Path, more: dict[str, str]) -> subprocess.Popen
         return subprocess.Popen(
             program(words),
             cwd=ROOT,
-            env=os.environ | more,
+            env=os.environ | {"PATH": PATH} | more,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
