@@ -49,7 +49,7 @@ def commit_of(kind: Kind, name: str, revision: str) -> str:
         raise UnreachableError(first_line(error)) from error
     assert commit is not None, "the hub names the commit of every repository"
     with suppress(OSError):  # a cache that others own
-        ref = _cache(kind, name) / "refs" / revision
+        ref = cache(kind, name) / "refs" / revision
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(commit)
     return commit
@@ -60,7 +60,7 @@ def remembered(kind: Kind, name: str, revision: str) -> str | None:
     when the hub was last asked. None when nothing of it is here."""
     if is_commit(revision):
         return revision
-    folder = _cache(kind, name)
+    folder = cache(kind, name)
     with suppress(OSError):
         commit = (folder / "refs" / revision).read_text().strip()
         return commit if (folder / "snapshots" / commit).is_dir() else None
@@ -76,7 +76,7 @@ def where_of(name: str, revision: str) -> dict[str, Any]:
         return {"revision": remembered("model", name, revision) or revision, "local_files_only": True}
 
 
-def _cache(kind: Kind, name: str) -> Path:
+def cache(kind: Kind, name: str) -> Path:
     """Where the hub's library keeps a repository; it writes refs as we do, but only of what it downloads by
     the name of a branch."""
     from huggingface_hub import constants

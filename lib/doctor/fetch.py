@@ -45,7 +45,7 @@ def model(config: Config) -> Finding:
     what = "" if weights else "; configuration and tokenizer only (--init random)"
     what += f"; the hub cannot be reached ({away}), all of it was here" if away else ""
     pinned = _pinned("--model-revision", task.described.commit or settings.model_revision)
-    return _fetched("model", name, [_cache("model", name)], f"{what}; {pinned}")
+    return _fetched("model", name, [hub.cache("model", name)], f"{what}; {pinned}")
 
 
 def data(config: Config) -> Finding:
@@ -62,7 +62,7 @@ def data(config: Config) -> Finding:
     identity, _ = hub.parts_of(name)
     # as downloaded, and as Arrow files, which are what is read
     folders = [
-        _cache("dataset", identity),
+        hub.cache("dataset", identity),
         Path(datasets.config.HF_DATASETS_CACHE) / identity.replace("/", "___"),
     ]
     return _fetched("data", name, folders, f"; rows: {rows}; {_pinned('--revision', source.revision)}")
@@ -92,14 +92,6 @@ def _why_away(name: str, revision: str) -> str:
 def _pinned(flag: str, commit: str | None) -> str:
     """What a run without the hub reads, until somebody asks for another."""
     return f"{flag} {commit}"
-
-
-def _cache(kind: str, name: str) -> Path:
-    """Where the hub's library keeps a repository."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
 
 
 def _fetched(kind: Kind, name: str, folders: list[Path], more: str) -> Finding:
@@ -148,8 +140,9 @@ def refused(kind: Kind, name: str, error: Exception) -> Finding:
 
 def _earlier(kind: Kind, identity: str) -> str:
     """What to type for the commits that earlier downloads left."""
-    flag, repository = ("--revision", "dataset") if kind == "data" else ("--model-revision", "model")
-    snapshots = _cache(repository, identity) / "snapshots"
+    rows = kind == "data"
+    flag = "--revision" if rows else "--model-revision"
+    snapshots = hub.cache("dataset" if rows else "model", identity) / "snapshots"
     commits = sorted(path.name for path in snapshots.iterdir()) if snapshots.is_dir() else []
     return (
         f"; an earlier download left {' and '.join(f'{flag} {commit}' for commit in commits)}"

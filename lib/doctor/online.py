@@ -43,9 +43,7 @@ def ask(url: str, headers: Mapping[str, str], question: bytes | None = None) -> 
         request.add_unredirected_header(name, value)  # a token is for this host alone
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=_certificates()) as answer:
-            return Answer(
-                answer.status, answer.read(1 << 20).decode(errors="replace"), answer.headers["Date"]
-            )
+            return Answer(answer.status, answer.read(MOST).decode(errors="replace"), answer.headers["Date"])
     except urllib.error.HTTPError as error:
         return Answer(error.code, "", error.headers["Date"])
 
